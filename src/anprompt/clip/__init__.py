@@ -1,0 +1,23 @@
+"""The frozen dual encoder: towers, prompts as data, checkpoints, tokenizer and image pipeline."""
+
+from __future__ import annotations
+
+from anprompt.clip.backbone import Backbone, ImageFeatures, Sentences
+from anprompt.clip.checkpoint import load_backbone
+from anprompt.clip.config import ClipConfig, TowerConfig
+from anprompt.clip.plan import PromptPlan, PromptWrite
+from anprompt.clip.preprocess import ImageTransform
+from anprompt.clip.tokenizer import ClipTokenizer
+
+__all__ = [
+    "Backbone",
+    "ClipConfig",
+    "ClipTokenizer",
+    "ImageFeatures",
+    "ImageTransform",
+    "PromptPlan",
+    "PromptWrite",
+    "Sentences",
+    "TowerConfig",
+    "load_backbone",
+]

@@ -1,0 +1,96 @@
+"""Prompts as data: which tokens stand where in a tower, from which block on.
+
+A method describes its prompts with a :class:`PromptPlan` and hands it to a tower. The tower runs it, and may take any
+exact short cut that the description allows. No method edits a tower.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True)
+class PromptWrite:
+    """Tokens written into the sequence just before one block runs.
+
+    block: 1-based number of the block before which the tokens are written.
+    tokens: ``(K, D)``, shared by the batch, or ``(B, K, D)``, one set per batch element.
+    how: ``"insert"`` lengthens the sequence by K; ``"overwrite"`` replaces K positions, mixing with what stood there:
+        ``mix · tokens + (1 − mix) · previous``.
+    at: index of the first written token; ``None`` means at the end of the sequence.
+    mix: weight of the new tokens, 1 = plain overwrite. Ignored for ``"insert"``.
+    """
+
+    block: int
+    tokens: Tensor
+    how: Literal["insert", "overwrite"]
+    at: int | None = 1
+    mix: float = 1.0
+
+    @property
+    def length(self) -> int:
+        """Number of tokens K."""
+        return int(self.tokens.shape[-2])
+
+    def apply(self, x: Tensor) -> Tensor:
+        """Return the sequence ``(B, N, D)`` with the tokens written: ``(B, N + K, D)`` for an insertion."""
+        tokens = self.tokens.to(x.dtype)
+        if tokens.dim() == 2:
+            tokens = tokens.expand(x.shape[0], -1, -1)  # (K, D) -> (B, K, D)
+        if self.how == "insert":
+            start = x.shape[1] if self.at is None else self.at
+            return torch.cat([x[:, :start], tokens, x[:, start:]], dim=1)
+        start = x.shape[1] - self.length if self.at is None else self.at
+        end = start + self.length
+        if self.mix != 1.0:
+            tokens = self.mix * tokens + (1.0 - self.mix) * x[:, start:end]
+        return torch.cat([x[:, :start], tokens, x[:, end:]], dim=1)
+
+
+@dataclass(frozen=True)
+class PromptPlan:
+    """All writes of one pass through one tower, in the order in which they happen."""
+
+    writes: tuple[PromptWrite, ...] = ()
+
+    @staticmethod
+    def deep(tokens: Mapping[int, Tensor], *, at: int | None = 1, mix: float = 1.0) -> PromptPlan:
+        """Insert tokens before the first named block and overwrite them before each later one.
+
+        tokens: block number (1-based) -> ``(K, D)`` or ``(B, K, D)``; every entry has the same K.
+        mix: weight of the new tokens against the previous block's output at the later blocks.
+        """
+        blocks = sorted(tokens)
+        return PromptPlan(
+            tuple(
+                PromptWrite(block, tokens[block], "insert" if block == blocks[0] else "overwrite", at, mix)
+                for block in blocks
+            )
+        )
+
+    @property
+    def first_block(self) -> int | None:
+        """The lowest block that sees a prompt; below it a pass equals the frozen encoder's. ``None``: no prompt."""
+        return min((write.block for write in self.writes), default=None)
+
+    def before(self, block: int) -> tuple[PromptWrite, ...]:
+        """The writes that happen just before ``block``."""
+        return tuple(write for write in self.writes if write.block == block)
+
+    def shifted(self, positions: Tensor) -> Tensor:
+        """Where tokens that stood at ``positions`` of the plain sequence stand after all insertions (any shape)."""
+        for write in self.writes:
+            if write.how == "insert" and write.at is not None:
+                positions = torch.where(positions >= write.at, positions + write.length, positions)
+        return positions
+
+    def check(self, depth: int) -> None:
+        """Raise ``ValueError`` when a write names a block outside 1..``depth``: a fault of the calling method."""
+        outside = [write.block for write in self.writes if not 1 <= write.block <= depth]
+        if outside:
+            raise ValueError(f"plan writes before blocks {outside}, but the tower has blocks 1 to {depth}")

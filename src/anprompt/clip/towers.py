@@ -1,0 +1,153 @@
+"""The two transformers of CLIP (Radford et al. 2021, https://arxiv.org/abs/2103.00020), runnable in spans.
+
+Written anew rather than wrapped, because running parts of a tower with inserted tokens is what this project exists for.
+Blocks are numbered from 1. Shapes: B images or N sentences, L tokens, D tower width, C joint width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anprompt.clip.config import ClipConfig, TowerConfig
+from anprompt.clip.plan import PromptPlan
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """OpenAI's fast approximation of GELU: x · sigmoid(1.702 x)."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "quick_gelu": quick_gelu,
+    "gelu": F.gelu,
+    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
+}
+
+
+class Block(nn.Module):
+    """Pre-norm transformer block with fused query, key and value projection."""
+
+    def __init__(self, config: TowerConfig) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.ln_1 = nn.LayerNorm(config.width, eps=config.eps)
+        self.qkv = nn.Linear(config.width, 3 * config.width)
+        self.out = nn.Linear(config.width, config.width)
+        self.ln_2 = nn.LayerNorm(config.width, eps=config.eps)
+        self.fc = nn.Linear(config.width, config.mlp)
+        self.proj = nn.Linear(config.mlp, config.width)
+        self.activation = ACTIVATIONS[config.activation]
+
+    def forward(self, x: Tensor, causal: bool, rows: Tensor | None = None) -> Tensor:
+        """Run the block on ``(B, L, D)``.
+
+        rows: ``(B, R)`` positions that are read afterwards. Only these get queries and an MLP, and ``(B, R, D)`` is
+        returned; every position still serves as key and value. Exact: rows do not influence each other's output.
+        """
+        b, length, d = x.shape
+        q, k, v = (
+            self.qkv(self.ln_1(x)).view(b, length, 3, self.heads, d // self.heads).unbind(2)
+        )  # each (B, L, H, D/H)
+        mask = None
+        if rows is not None:
+            at = rows[:, :, None]
+            x = x.gather(1, at.expand(-1, -1, d))  # (B, R, D)
+            q = q.gather(1, at[..., None].expand(-1, -1, *q.shape[2:]))  # (B, R, H, D/H)
+            if causal:
+                mask = (torch.arange(length, device=x.device) <= at)[:, None]  # (B, 1, R, L)
+        attended = F.scaled_dot_product_attention(
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, is_causal=causal and rows is None
+        )
+        x = x + self.out(attended.transpose(1, 2).flatten(2))
+        return x + self.proj(self.activation(self.fc(self.ln_2(x))))
+
+
+class Tower(nn.Module):
+    """A stack of blocks that can be run in parts, with prompts written in between."""
+
+    def __init__(self, config: TowerConfig, *, causal: bool) -> None:
+        super().__init__()
+        self.config = config
+        self.causal = causal
+        self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
+
+    @property
+    def depth(self) -> int:
+        return self.config.depth
+
+    @property
+    def width(self) -> int:
+        return self.config.width
+
+    def run(
+        self, tokens: Tensor, first: int, last: int, plan: PromptPlan | None = None, rows: Tensor | None = None
+    ) -> Tensor:
+        """Run blocks ``first``..``last`` (1-based, inclusive) on ``(B, L, D)``.
+
+        plan: prompts written before their blocks; those outside the span are not written.
+        rows: ``(B, R)`` positions that are read after block ``last``; then ``(B, R, D)`` is returned.
+        """
+        if plan is not None:
+            plan.check(self.depth)
+        for number in range(first, last + 1):
+            for write in plan.before(number) if plan is not None else ():
+                tokens = write.apply(tokens)
+            tokens = self.blocks[number - 1](tokens, self.causal, rows if number == last else None)
+        return tokens
+
+
+class VisionTower(Tower):
+    """Patches and a class token; no mask."""
+
+    def __init__(self, config: ClipConfig) -> None:
+        super().__init__(config.vision, causal=False)
+        d = config.vision.width
+        self.patch = nn.Conv2d(3, d, config.patch_size, config.patch_size, bias=False)
+        self.cls = nn.Parameter(torch.zeros(d))
+        self.position = nn.Parameter(torch.zeros(config.patches + 1, d))
+        self.ln_pre = nn.LayerNorm(d, eps=config.vision.eps)
+        self.ln_post = nn.LayerNorm(d, eps=config.vision.eps)
+        self.projection = nn.Linear(d, config.joint_width, bias=False)
+
+    def embed(self, pixels: Tensor) -> Tensor:
+        """Turn normalised pixels ``(B, 3, H, W)`` into the input ``(B, 1 + M, D)`` of block 1; index 0 is CLS."""
+        patches = self.patch(pixels.to(self.patch.weight.dtype)).flatten(2).transpose(1, 2)  # (B, M, D)
+        cls = self.cls.expand(patches.shape[0], 1, -1)  # (B, 1, D)
+        return self.ln_pre(torch.cat([cls, patches], dim=1) + self.position)
+
+    def norm(self, tokens: Tensor) -> Tensor:
+        """Final layer norm, in fp32, ``(..., D)``."""
+        return F.layer_norm(
+            tokens.float(), (self.width,), self.ln_post.weight.float(), self.ln_post.bias.float(), self.ln_post.eps
+        )
+
+    def read(self, tokens: Tensor) -> Tensor:
+        """Final norm and projection of outputs ``(..., D)`` to the joint space ``(..., C)``, fp32, not normalised."""
+        return F.linear(self.norm(tokens), self.projection.weight.float())
+
+
+class TextTower(Tower):
+    """Token and position embeddings; causal, so nothing right of EOT can influence it."""
+
+    def __init__(self, config: ClipConfig) -> None:
+        super().__init__(config.text, causal=True)
+        d = config.text.width
+        self.token = nn.Embedding(config.vocabulary, d)
+        self.position = nn.Parameter(torch.zeros(config.context, d))
+        self.ln_final = nn.LayerNorm(d, eps=config.text.eps)
+        self.projection = nn.Linear(d, config.joint_width, bias=False)
+
+    def embed(self, ids: Tensor) -> Tensor:
+        """Turn token ids ``(N, L)`` into the input ``(N, L, D)`` of block 1."""
+        return self.token(ids) + self.position[: ids.shape[1]]
+
+    def read(self, tokens: Tensor) -> Tensor:
+        """Final norm and projection of EOT outputs ``(..., D)`` to ``(..., C)``, fp32, not normalised."""
+        x = F.layer_norm(
+            tokens.float(), (self.width,), self.ln_final.weight.float(), self.ln_final.bias.float(), self.ln_final.eps
+        )
+        return F.linear(x, self.projection.weight.float())

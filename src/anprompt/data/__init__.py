@@ -1,0 +1,1 @@
+"""Image sources, few-shot draws and the base/new split."""

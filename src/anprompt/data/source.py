@@ -1,0 +1,104 @@
+"""What every kind of data looks like to the rest of the package: items in splits, and a way to open them."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from anprompt.data.draw import base_new_split
+from anprompt.errors import UserError, unknown_name
+
+SUBSETS = ("all", "base", "new")
+DEFAULT_TEMPLATE = "a photo of a {}."
+
+
+class Item(NamedTuple):
+    """One labelled picture."""
+
+    path: str  # a file, or the virtual path of a picture that is made on the fly
+    label: int  # index into DataSource.classes
+    name: str  # the class name, DataSource.classes[label]
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """Labelled pictures from a folder, a table, a CoOp layout or the toy world.
+
+    Every picture is opened through :meth:`open`; nobody else needs to know where pictures come from.
+    """
+
+    name: str  # for people: the folder's or the benchmark's name
+    classes: tuple[str, ...]  # class names by label
+    splits: dict[str, list[Item]]  # keys among "train", "val", "test"
+    opener: Callable[[Item], Image.Image]  # item -> RGB picture
+    template: str = DEFAULT_TEMPLATE  # wording of a class without descriptions; {} is the class name
+    benchmark: str | None = None  # name of the published data set, see data/benchmarks.py
+    own_split: bool = False  # True: no test split was given, so "test" was held out by us (label results as such)
+    descriptions: dict[str, dict[str, list[str]]] | None = None  # {"main" | "noise": {class name: sentences}}
+    root: Path | None = None  # folder that paths are shown and hashed relative to; None: paths are virtual
+
+    def open(self, item: Item) -> Image.Image:
+        """Return the item's picture in mode RGB.
+
+        Raises:
+            BadImage: the file is missing, truncated, not a picture, or far too large.
+        """
+        return self.opener(item)
+
+    def relative(self, item: Item) -> str:
+        """Return the item's path relative to ``root``, with forward slashes: the same on every machine."""
+        return item.path if self.root is None else Path(os.path.relpath(item.path, self.root)).as_posix()
+
+    def subset(self, which: str) -> DataSource:
+        """Return the ``"all"``, ``"base"`` or ``"new"`` classes as a source of their own, relabelled from 0.
+
+        Base is the first ceil(n / 2) of the n classes, new the rest. Every split keeps the order of its items.
+
+        Raises:
+            UserError: unknown subset, or a subset of fewer than two classes.
+        """
+        if which not in SUBSETS:
+            raise unknown_name("subset", which, SUBSETS)
+        if which == "all":
+            return self
+        base, new = base_new_split(range(len(self.classes)))
+        kept = base if which == "base" else new
+        if len(kept) < 2:
+            raise UserError(
+                f"The subset '{which}' of '{self.name}' would hold {len(kept)} of its {len(self.classes)} classes; "
+                "a subset needs at least 2, so use subset 'all' or data with 4 classes or more."
+            )
+        relabelled = {old: label for label, old in enumerate(kept)}
+        splits = {
+            split: [item._replace(label=relabelled[item.label]) for item in items if item.label in relabelled]
+            for split, items in self.splits.items()
+        }
+        return replace(self, classes=tuple(self.classes[label] for label in kept), splits=splits)
+
+    def content_hash(self, items: Iterable[Item]) -> str:
+        """Return a SHA-256 (hex) over the items in their order: relative path, class, file size and file contents.
+
+        A virtual path stands for its picture. Moving the whole folder does not change the hash.
+
+        Raises:
+            UserError: a file cannot be read.
+        """
+        total = hashlib.sha256()
+        for item in items:
+            record: list[str | int] = [self.relative(item), item.name]
+            if self.root is not None:
+                try:
+                    with open(item.path, "rb") as file:
+                        digest = hashlib.file_digest(file, "sha256").hexdigest()
+                        record += [os.fstat(file.fileno()).st_size, digest]
+                except OSError as error:
+                    raise UserError(f"Cannot read {item.path}: {error.strerror or error}.") from error
+            total.update(json.dumps(record).encode() + b"\n")
+        return total.hexdigest()

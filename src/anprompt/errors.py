@@ -1,0 +1,53 @@
+"""Mistakes that a user can mend: one clear sentence each, never a traceback."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Wrong input or usage. The command line prints the message and exits with code 2.
+
+    The message says what was wrong, where (file, line, class), what is allowed, and the nearest valid name.
+    """
+
+
+def did_you_mean(name: str, allowed: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the allowed name nearest to ``name``, or an empty string."""
+    by_lower = {candidate.lower(): candidate for candidate in allowed}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
+    return f" Did you mean '{by_lower[close[0]]}'?" if close else ""
+
+
+def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> UserError:
+    """Build the error for a name that is not one of ``allowed``."""
+    names = list(allowed)
+    return UserError(f"Unknown {kind} '{name}'.{did_you_mean(name, names)} Allowed: {', '.join(names)}.")
+
+
+class Problems:
+    """Collects mistakes of one kind so that all are reported at once, before anything expensive starts."""
+
+    def __init__(self, heading: str, limit: int = 20) -> None:
+        self.heading = heading
+        self.limit = limit
+        self.lines: list[str] = []
+
+    def add(self, line: str) -> None:
+        self.lines.append(line)
+
+    def __bool__(self) -> bool:
+        return bool(self.lines)
+
+    def message(self) -> str:
+        """The heading, then one indented line per problem (at most ``limit``, with the count of the rest)."""
+        shown = [f"  - {line}" for line in self.lines[: self.limit]]
+        if len(self.lines) > self.limit:
+            shown.append(f"  … and {len(self.lines) - self.limit} more")
+        return "\n".join([self.heading, *shown])
+
+    def raise_if_any(self) -> None:
+        """Raise :class:`UserError` with all collected lines, if there are any."""
+        if self.lines:
+            raise UserError(self.message())

@@ -1,0 +1,368 @@
+"""ANPrompt: robust prompt tuning with mild semantic noise.
+
+Gao, Zheng, Wang: Robust Prompt Tuning for Vision-Language Models with Mild Semantic Noise (ANPrompt).
+https://arxiv.org/abs/2508.04677
+
+    f_w = f_m + α f_n                                     weak noise frozen text feature               (2)
+    L = L_CE(ℓ_A, y) + λ L_sim + γ L_WA                                                                (3)
+    f_N = 1/N Σ_i f_v^{o(i)}                              noise-resistant visual prompt prototype      (4)
+    ℓ_W = f_N f_wᵀ                                        weak noise logits                            (5)
+    L_WA = KL(softmax ℓ_A ‖ softmax ℓ_W)                  weak alignment                               (6)
+    γ = 1 / (std(ℓ_R) |ℓ_R| + ε0)                         its adaptive weight                          (7)
+    P_a = P_c + ε P_w                                     anti-noise prompts, P_w: K-means of f_w      (8)
+    {e_cls, P_a^img, e_1 … e_M},  {t_SOS, P_a^txt, t_1 … t_L, c_k, t_EOS}                              (9)
+    ℓ_A = f_v f_tᵀ,  ℓ_R = f_v f_wᵀ,  ℓ_final = θ ℓ_A + (1 − θ) ℓ_R
+
+Shapes: B images, C classes, K prompts, d joint width, D tower width. All features have unit length, logits are × 100.
+Where the paper is silent or contradicts itself, an option names the choice and its default is the paper's reading.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anprompt.clip.backbone import Backbone
+from anprompt.clip.plan import PromptPlan
+from anprompt.errors import UserError
+from anprompt.methods.base import ClassBlock, Method, Preset
+from anprompt.methods.maps import LinearMaps, LowRankMaps, parse_layers
+from anprompt.methods.options import option
+from anprompt.text import ClassTexts, DescriptionBank
+from anprompt.text.noise import add_noise
+
+Tokens = dict[int, Tensor]  # block number -> (K, D)
+
+
+@dataclass
+class ANPromptOptions:
+    """Every switch that the paper ablates, and every reading of it that differs."""
+
+    prompt_length: int = option(5, "number of prompt tokens K (Table V)", low=1, high=64)
+    layers: str = option("last-7", "blocks with prompts, 1-based: 'A-B' or 'last-N' of each tower (Table XI)")
+    alpha: float = option(0.001, "weight α of the noise feature in Eq. 2 (Table VI)", low=0)
+    epsilon: float = option(0.01, "weight ε of the noise prompts in Eq. 8", low=0)
+    theta: float = option(0.7, "weight θ of the alignment logits in the decision (Table VIII)", low=0, high=1)
+    sim_weight: float = option(1.0, "weight λ of the similarity loss in Eq. 3", low=0)
+    text_noise: bool = option(True, "component (Table IV): noise in f_w; off means f_w = f_m")
+    wa_loss: bool = option(True, "component (Table IV): weak alignment loss, Eq. 6")
+    anti_prompt: bool = option(True, "component (Table IV): noise prompts in Eq. 8; off means P_a = P_c")
+    distance: Literal["kl", "l1", "mse", "cosine"] = option("kl", "distance of the weak alignment loss (Table VII)")
+    kl_direction: Literal["forward", "reverse"] = option("forward", "KL(A‖W) as in Eq. 6, or KL(W‖A)")
+    gamma: Literal["std", "log", "mean", "entropy"] = option("std", "weight γ: Eq. 7, 10, 11 or 12 (Table IX)")
+    gamma_logits: Literal["robustness", "alignment"] = option("robustness", "logits behind γ: ℓ_R or ℓ_A")
+    gamma_epsilon: float = option(1e-6, "ε0 in Eq. 7", low=0)
+    detach_gamma: bool = option(True, "no gradient through γ")
+    noise_source: Literal["bank", "main", "drop", "mask", "shuffle", "synonym"] = option(
+        "bank", "noise text: a noise sentence, another main sentence, or the main sentence with strong noise (Table X)"
+    )
+    draw: Literal["per-class", "shared"] = option("per-class", "own sentence index for each class, or one for all")
+    aggregate: Literal["sample", "mean"] = option("sample", "f_m, f_n from one drawn sentence, or the mean over all")
+    resample: Literal["run", "epoch"] = option("run", "when sentences are drawn; P_w always stays fixed")
+    maps: Literal["per-layer", "shared", "low-rank"] = option(
+        "per-layer", "vision maps: one per layer, one for all layers (then text too), or shared plus rank 4 per layer"
+    )
+    free_prompts: float = option(0.0, "weight of a second, free prompt set in the vision tower (snapshot: 0.2)", low=0)
+    mix: float = option(1.0, "weight β of new vision tokens against the old state (1 = overwrite)", low=0, high=1)
+    projection: Literal["clip", "random", "low-rank"] = option("clip", "start of the prototype projection")
+    partner: Literal["robustness", "prototype"] = option("robustness", "logits beside ℓ_A: ℓ_R, or ℓ_rep = f_N f_tᵀ")
+    theta_in_loss: bool = option(False, "θ CE(ℓ_A) + (1−θ) CE(partner) instead of CE(ℓ_A)")
+    decision: Literal["final", "alignment"] = option("final", "logits that decide for training classes: ℓ_final or ℓ_A")
+    decision_new: Literal["final", "alignment"] = option("final", "logits that decide for other classes")
+    recompute_noise: bool = option(False, "compute P_w anew for other classes instead of keeping it from training")
+
+
+def weak_alignment(l_a: Tensor, l_w: Tensor, distance: str, direction: str) -> Tensor:
+    """L_WA, summed over the batch (γ divides by the number of entries). Eq. (6) for ``kl``; the others: Table VII."""
+    if distance == "l1":
+        return (l_a - l_w).abs().sum()
+    if distance == "mse":
+        return (l_a - l_w).square().sum()
+    if distance == "cosine":
+        return (1 - F.cosine_similarity(l_a, l_w, dim=1)).sum()
+    log_a, log_w = l_a.log_softmax(dim=1), l_w.log_softmax(dim=1)
+    if direction == "reverse":
+        log_a, log_w = log_w, log_a
+    return (log_a.exp() * (log_a - log_w)).sum()  # (6)
+
+
+def adaptive_weight(logits: Tensor, formula: str, epsilon: float) -> Tensor:
+    """γ from logits ``(B, C)``: Eq. (7) ``std``, (10) ``log``, (11) ``mean``, (12) ``entropy``."""
+    if formula == "entropy":
+        log_p = logits.log_softmax(dim=1)
+        entropy = -(log_p.exp() * log_p).sum(dim=1).mean()  # (13)
+        return 1 / (entropy * logits.numel())  # (12)
+    std = logits.std()  # over all B·C entries, unbiased
+    if formula == "log":
+        return 1 / (torch.log(std + 1.1) * logits.numel())  # (10)
+    if formula == "mean":
+        return 1 / (std / (logits.mean() + epsilon) * logits.numel())  # (11)
+    return 1 / (std * logits.numel() + epsilon)  # (7)
+
+
+class ANPrompt(Method):
+    """Anti-noise prompts in both towers, the visual prompt prototype, and weak alignment of the logits."""
+
+    name = "anprompt"
+    paper = "Robust Prompt Tuning for Vision-Language Models with Mild Semantic Noise"
+    link = "https://arxiv.org/abs/2508.04677"
+    year = 2025
+    needs = ("descriptions",)
+    Options = ANPromptOptions
+    presets = {  # noqa: RUF012 - ClassVar in the base
+        "paper": Preset("the equations of the paper", {}, {"optimizer": "adam"}),
+        "snapshot": Preset(
+            "what an early public version of the authors' code did: no K-means, prototype logits in loss and decision",
+            {
+                "anti_prompt": False, "draw": "shared", "maps": "low-rank", "free_prompts": 0.2, "mix": 0.5,
+                "projection": "low-rank", "partner": "prototype", "theta_in_loss": True, "kl_direction": "reverse",
+                "gamma_logits": "alignment", "detach_gamma": False, "decision_new": "alignment",
+            },
+            {"optimizer": "adamw", "weight_decay": 5e-4},
+        ),
+    }  # fmt: skip
+
+    def __init__(self, backbone: Backbone, options: ANPromptOptions, **common: Any) -> None:
+        super().__init__(backbone, options, **common)
+        self.options: ANPromptOptions
+        o, config = options, backbone.config
+        self.vision_layers = parse_layers(o.layers, config.vision.depth)
+        self.text_layers = parse_layers(o.layers, config.text.depth)
+        d, d_vision, d_text = config.joint_width, config.vision.width, config.text.width
+        self.prompts = nn.Parameter(0.02 * torch.randn(o.prompt_length, d))  # P_c (K, d)
+        self.register_buffer("noise_prompts", torch.zeros(o.prompt_length, d))  # P_w (K, d)
+        self.noise_prompts: Tensor
+        n = 1 if o.maps == "shared" else len(self.vision_layers)
+        self.to_text = LinearMaps(n, d, d_text)
+        low_rank = o.maps == "low-rank"
+        self.to_vision: nn.Module = LowRankMaps(n, d, d_vision, rank=4) if low_rank else LinearMaps(n, d, d_vision)
+        if o.free_prompts:
+            self.free = nn.Parameter(0.02 * torch.randn(o.prompt_length, d))
+            self.free_to_vision = LinearMaps(n, d, d_vision)
+        clip_projection = backbone.vision.projection.weight.detach().float()  # (d, D)
+        if o.projection == "low-rank":
+            self.register_buffer("projection_base", clip_projection.clone(), persistent=False)
+            self.projection_down = nn.Parameter(torch.randn(64, d_vision) * d_vision**-0.5)
+            self.projection_up = nn.Parameter(torch.zeros(d, 64))
+        else:
+            random_projection = torch.randn_like(clip_projection) * d_vision**-0.5
+            self.projection = nn.Parameter(
+                clip_projection.clone() if o.projection == "clip" else random_projection
+            )  # P_r (d, D)
+        if o.resample == "epoch":
+            self.register_buffer("drawn_epoch", torch.tensor(0))
+        self.drawn_epoch: Tensor
+        self.baked_names: tuple[str, ...] = ()
+        self.baked_vision: Tensor
+        self.baked_text: Tensor
+        self.baked_weights: Tensor
+
+    # ---- before training: weak noise frozen text features ----------------------------------------------------------
+
+    def _draw(self, name: str) -> tuple[ClassTexts, ClassTexts]:
+        """All texts of a class, and the drawn main and noise sentence (lists, if ``aggregate`` is ``"mean"``)."""
+        o = self.options
+        texts = self.bank.of(name, self.template)
+        epoch = int(self.drawn_epoch) if o.resample == "epoch" else 0
+        rng = random.Random(f"{self.seed}/{epoch}/{name if o.draw == 'per-class' else ''}")
+        i, j = rng.random(), rng.random()
+        main = texts.main if o.aggregate == "mean" else (texts.main[int(i * len(texts.main))],)
+        if o.noise_source == "bank":
+            noise = texts.noise
+        elif o.noise_source == "main":
+            noise = tuple(s for s in texts.main if s not in main) or texts.noise
+        else:
+            noise = tuple(add_noise(s, name, o.noise_source, rng) for s in main)
+        if o.aggregate == "sample":
+            noise = (noise[int(j * len(noise))],)
+        return texts, ClassTexts(name, main, noise, texts.described)
+
+    def _weak_noise_features(self, names: Sequence[str]) -> Tensor:
+        """``f_w`` ``(C, d)``, as Eq. (2) gives it, not normalised."""
+        drawn = [self._draw(name)[1] for name in names]
+
+        def mean_feature(sentences: list[tuple[str, ...]]) -> Tensor:
+            features = self.backbone.encode_text([s for own in sentences for s in own])
+            means = [f.mean(dim=0) for f in features.split([len(own) for own in sentences])]
+            return F.normalize(torch.stack(means), dim=-1)
+
+        f_m = mean_feature([t.main for t in drawn])
+        if not self.options.text_noise:
+            return f_m
+        return f_m + self.options.alpha * mean_feature([t.noise for t in drawn])  # (2)
+
+    def _noise_centres(self, names: Sequence[str], f_w: Tensor) -> Tensor:
+        """``P_w`` ``(K, d)``: K-means centres of the rows of ``f_w``; with fewer than K classes, of all sentences' rows."""
+        from sklearn.cluster import KMeans
+
+        k = self.options.prompt_length
+        rows = f_w
+        if len(names) < k:
+            texts = [self._draw(name)[0] for name in names]
+            pairs = [(t.main[i % len(t.main)], s) for t in texts for i, s in enumerate(t.noise)]
+            pairs += [(s, t.noise[i % len(t.noise)]) for t in texts for i, s in enumerate(t.main)]
+            f_m, f_n = (self.backbone.encode_text([p[side] for p in pairs]) for side in (0, 1))
+            rows = f_m + self.options.alpha * f_n  # (2), for every description
+        if len(rows) < k:
+            raise UserError(
+                f"{k} noise prompts need at least {k} classes or sentences, but there are {len(rows)}: "
+                "lower the option 'prompt_length' or add texts."
+            )
+        centres = KMeans(k, n_init=10, random_state=0).fit(rows.double().cpu().numpy()).cluster_centers_
+        return torch.as_tensor(centres, dtype=torch.float32, device=f_w.device)
+
+    def make_block(self, names: Sequence[str], *, trained: bool) -> ClassBlock:
+        block = super().make_block(names, trained=trained)
+        block.extra["f_w"] = F.normalize(self._weak_noise_features(names), dim=-1)  # (C, d)
+        return block
+
+    def start(self, names: Sequence[str], bank: DescriptionBank) -> None:
+        super().start(names, bank)
+        if self.options.anti_prompt:
+            self.noise_prompts.copy_(self._noise_centres(names, self._weak_noise_features(names)))
+
+    def start_epoch(self, epoch: int) -> None:
+        if self.options.resample == "epoch" and epoch != int(self.drawn_epoch):
+            self.drawn_epoch.fill_(epoch)
+            for block in self.blocks:
+                block.extra["f_w"] = F.normalize(self._weak_noise_features(block.names), dim=-1)
+
+    def with_classes(self, names: Sequence[str], bank: DescriptionBank | None = None) -> Method:
+        view = super().with_classes(names, bank)
+        if self.options.recompute_noise and self.options.anti_prompt and not view.blocks[0].trained:
+            assert isinstance(view, ANPrompt)
+            view._buffers = dict(self._buffers)  # so that this object keeps its own P_w
+            view.noise_prompts = view._noise_centres(names, view._weak_noise_features(names))
+        return view
+
+    def used_texts(self, names: Sequence[str]) -> DescriptionBank:
+        described = {name: self._draw(name) for name in names if name in self.bank.main}
+        whole = 0 if self.options.noise_source != "bank" else 1  # strong noise is made again from the same sentences
+        chosen = {name: both[whole] for name, both in described.items()}
+        main, noise = ({name: getattr(t, kind) for name, t in chosen.items()} for kind in ("main", "noise"))
+        return DescriptionBank(main, noise, self.bank.source)
+
+    # ---- prompts and features --------------------------------------------------------------------------------------
+
+    def tokens(self) -> tuple[Tokens, Tokens]:
+        """Anti-noise prompts of the vision tower and of the text tower, block number -> ``(K, D)`` (Eq. 9)."""
+        if self.baked_names:
+            pairs = ((self.vision_layers, self.baked_vision), (self.text_layers, self.baked_text))
+            vision, text = ({layer: rows[i].float() for i, layer in enumerate(layers)} for layers, rows in pairs)
+            return vision, text
+        p_a = self.prompts  # (K, d)
+        if self.options.anti_prompt:
+            p_a = p_a + self.options.epsilon * self.noise_prompts  # (8)
+        text = {layer: self.to_text(p_a, i) for i, layer in enumerate(self.text_layers)}
+        vision = {layer: self.to_vision(p_a, i) for i, layer in enumerate(self.vision_layers)}
+        if self.options.free_prompts:
+            for i, layer in enumerate(self.vision_layers):
+                vision[layer] = vision[layer] + self.options.free_prompts * self.free_to_vision(self.free, i)
+        return vision, text
+
+    def _prototype(self, outputs: Tensor) -> Tensor:
+        """NRVPP ``f_N`` ``(B, d)``, unit length, from prompt outputs ``(B, K, D)``: Eq. (4), then P_r."""
+        mean = outputs.mean(dim=1)  # (4)
+        if self.options.projection == "low-rank":
+            return F.normalize(F.linear(mean, self.projection_base + self.projection_up @ self.projection_down), dim=-1)
+        return F.normalize(F.linear(mean, self.projection), dim=-1)
+
+    def _text_features(self, block: ClassBlock, text: Tokens) -> Tensor:
+        """``f_t`` ``(C, d)``, unit length."""
+        assert block.sentences is not None
+        return F.normalize(block.sentences.features(PromptPlan.deep(text)), dim=-1)
+
+    # ---- training --------------------------------------------------------------------------------------------------
+
+    def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Eq. (3) and its terms, unweighted: ``cross_entropy``, ``similarity``, ``weak_alignment``; and ``gamma``."""
+        o, block, labels, scale = self.options, self.blocks[0], batch["labels"], self.backbone.logit_scale
+        vision, text = self.tokens()
+        image = self.backbone.images(batch["pixels"], PromptPlan.deep(vision, mix=o.mix), frozen=True)
+        assert image.prompts is not None
+        assert image.frozen is not None
+        f_v, f_n = F.normalize(image.cls, dim=-1), self._prototype(image.prompts)  # (B, d) each
+        f_t, f_w = self._text_features(block, text), block.extra["f_w"]  # (C, d) each
+
+        l_a = scale * f_v @ f_t.T  # alignment logits (B, C)
+        l_r = scale * f_v @ f_w.T  # robustness logits
+        l_w = scale * f_n @ f_w.T  # weak noise logits, (5)
+
+        cross_entropy = F.cross_entropy(l_a, labels)
+        if o.theta_in_loss:
+            partner = l_r if o.partner == "robustness" else scale * f_n @ f_t.T
+            cross_entropy = o.theta * cross_entropy + (1 - o.theta) * F.cross_entropy(partner, labels)
+        image_similarity = (f_v * F.normalize(image.frozen, dim=-1)).sum(dim=1).mean()
+        similarity = (1 - image_similarity) + (1 - (f_t * block.frozen).sum(dim=1).mean())
+        gamma = adaptive_weight(l_r if o.gamma_logits == "robustness" else l_a, o.gamma, o.gamma_epsilon)  # (7)
+        gamma = gamma.detach() if o.detach_gamma else gamma
+        alignment = weak_alignment(l_a, l_w, o.distance, o.kl_direction)  # (6)
+
+        total = cross_entropy + o.sim_weight * similarity  # (3)
+        if o.wa_loss:
+            total = total + gamma * alignment
+        return {"total": total, "cross_entropy": cross_entropy, "similarity": similarity,
+                "weak_alignment": alignment, "gamma": gamma}  # fmt: skip
+
+    # ---- prediction ------------------------------------------------------------------------------------------------
+
+    def image_features(self, pixels: Tensor) -> Tensor:
+        """``f_v`` ``(B, d)``; with ``partner="prototype"`` ``[f_v, f_N]`` ``(B, 2d)``."""
+        image = self.backbone.images(pixels, PromptPlan.deep(self.tokens()[0], mix=self.options.mix))
+        f_v = F.normalize(image.cls, dim=-1)
+        if self.options.partner == "robustness" or image.prompts is None:
+            return f_v
+        return torch.cat([f_v, self._prototype(image.prompts)], dim=1)
+
+    def class_weights(self, block: ClassBlock) -> Tensor:
+        """Weights that give ``ℓ_final = θ ℓ_A + (1 − θ) partner`` at once: both are linear in the image features."""
+        f_t = self._text_features(block, self.tokens()[1])
+        decision = self.options.decision if block.trained else self.options.decision_new
+        theta = self.options.theta if decision == "final" else 1.0
+        if self.options.partner == "prototype":
+            return torch.cat([theta * f_t, (1 - theta) * f_t], dim=1)  # (C, 2d)
+        weights = theta * f_t + (1 - theta) * block.extra["f_w"]
+        for row, name in enumerate(block.names):
+            if name in self.baked_names:
+                weights[row] = self.baked_weights[self.baked_names.index(name)]
+        return weights
+
+    def decision(self) -> str:
+        o = self.options
+        second = "ℓ_R" if o.partner == "robustness" else "ℓ_rep"
+        words = {"final": f"{o.theta:g}·ℓ_A + {1 - o.theta:g}·{second}", "alignment": "ℓ_A"}
+        both = words[o.decision], words[o.decision_new]
+        return both[0] if both[0] == both[1] else f"{both[0]}; new classes: {both[1]}"
+
+    # ---- the small form --------------------------------------------------------------------------------------------
+
+    @torch.no_grad()
+    def bake(self, tensors: Mapping[str, Tensor] | None = None, names: Sequence[str] = ()) -> None:
+        """Replace prompts and maps by the tokens that they give and one weight vector per known class; ends training.
+
+        tensors, names: of a baked adapter file and its classes; by default they are computed from this object.
+        """
+        if self.options.partner == "prototype":
+            raise UserError("Option partner='prototype' needs P_r at prediction: such an adapter cannot be baked.")
+        if tensors is None:
+            vision, text = self.tokens()
+            tensors = {
+                "baked_vision": torch.stack(list(vision.values())),  # (layers, K, D)
+                "baked_text": torch.stack(list(text.values())).half(),  # only used for classes added later
+                "baked_weights": torch.cat([self.kept_weights(block) for block in self.blocks]),  # (C, d)
+            }
+            names = self.class_names
+        self._parameters.clear()
+        self._modules.clear()
+        self._buffers.clear()
+        for key, tensor in tensors.items():
+            self.register_buffer(key, tensor.to(self.backbone.device))
+        self.baked_names = tuple(names)
+        for block in self.blocks:
+            block.kept = None

@@ -1,0 +1,170 @@
+"""What every method is: learnable prompts on a frozen backbone, described as data.
+
+A method file defines one subclass of :class:`Method`; defining it registers it. The training loop, the adapter file and
+the command line only know this interface. A method knows no data set, no file format and no command.
+"""
+
+from __future__ import annotations
+
+import copy
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from anprompt.clip.backbone import Backbone, Sentences
+from anprompt.errors import UserError
+from anprompt.text import DEFAULT_TEMPLATE, DescriptionBank, fill
+
+REGISTRY: dict[str, type[Method]] = {}
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Named settings: ``options`` of the method and the training ``recipe`` that goes with them."""
+
+    about: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass
+class ClassBlock:
+    """A list of classes that were put in front of a method together.
+
+    Logits are computed block by block, so classes added later leave the earlier ones' logits exactly as they were.
+
+    sentences: the templated names, tokenised. frozen: ``(C, d)`` unit features of these without prompts.
+    extra: what else the method keeps per class. trained: whether the method was trained on these classes.
+    """
+
+    names: tuple[str, ...]
+    sentences: Sentences | None
+    frozen: Tensor
+    extra: dict[str, Tensor] = field(default_factory=dict)
+    trained: bool = True
+    kept: tuple[Any, Tensor] | None = None  # (state of the parameters, class weights), for inference
+
+
+class Method(nn.Module, ABC):
+    """Base of all methods. Learnables are the module's parameters; frozen prompts are persistent buffers.
+
+    backbone: frozen; not a sub-module, so it is in neither ``parameters()`` nor ``state_dict()``.
+    seed: for everything drawn before training (initial values come from torch's global generator, see ``create``).
+    """
+
+    name: ClassVar[str] = ""
+    paper: ClassVar[str] = ""
+    link: ClassVar[str] = ""
+    year: ClassVar[int] = 0
+    needs: ClassVar[tuple[str, ...]] = ()
+    supports_new_classes: ClassVar[bool] = True
+    Options: ClassVar[type[Any]]
+    presets: ClassVar[dict[str, Preset]]
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if cls.name:
+            REGISTRY[cls.name] = cls
+
+    def __init__(self, backbone: Backbone, options: Any, *, template: str = DEFAULT_TEMPLATE, seed: int = 1) -> None:
+        super().__init__()
+        object.__setattr__(self, "backbone", backbone)  # past nn.Module: not ours to train
+        self.backbone: Backbone
+        self.options = options
+        self.template = template
+        self.seed = seed
+        self.bank = DescriptionBank()
+        self.blocks: list[ClassBlock] = []
+
+    # ---- classes ---------------------------------------------------------------------------------------------------
+
+    @property
+    def class_names(self) -> list[str]:
+        """Names of all classes in front of the method, in the order of the logits' columns."""
+        return [name for block in self.blocks for name in block.names]
+
+    def make_block(self, names: Sequence[str], *, trained: bool) -> ClassBlock:
+        """Build the frozen per-class tensors of ``names`` from ``self.bank``. Methods extend this."""
+        sentences = Sentences(self.backbone, fill(self.template, names))
+        with torch.no_grad():
+            frozen = F.normalize(sentences.features(), dim=-1)  # (C, d)
+        return ClassBlock(tuple(names), sentences, frozen, trained=trained)
+
+    def start(self, names: Sequence[str], bank: DescriptionBank) -> None:
+        """Put the training classes in front of the method, before training."""
+        self.bank = bank
+        self.blocks = [self.make_block(names, trained=True)]
+
+    def start_epoch(self, epoch: int) -> None:
+        """Called by the loop before each epoch (counted from 0)."""
+
+    def with_classes(self, names: Sequence[str], bank: DescriptionBank | None = None) -> Method:
+        """A view of the same prompts over other classes; parameters are shared, this object stays as it is.
+
+        bank: sentences of these classes; those of the training classes are known already.
+        """
+        view = copy.copy(self)
+        if bank is not None:
+            view.bank = bank
+        old = set(self.class_names)
+        view.blocks = [view.make_block(names, trained=all(name in old for name in names))]
+        return view
+
+    def add_classes(self, names: Sequence[str], bank: DescriptionBank) -> None:
+        """Append classes without training; the logits of the present ones stay exactly as they are."""
+        self.bank = bank
+        self.blocks = [*self.blocks, self.make_block(names, trained=False)]
+
+    def used_texts(self, names: Sequence[str]) -> DescriptionBank:
+        """The sentences from which ``names`` would be built: saved with the adapter, enough to rebuild the classes."""
+        return DescriptionBank()
+
+    # ---- training --------------------------------------------------------------------------------------------------
+
+    @property
+    def trainable(self) -> bool:
+        return any(True for _ in self.parameters())
+
+    @abstractmethod
+    def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Loss terms of a batch ``{"pixels": (B, 3, H, W), "labels": (B,)}``; ``"total"`` is what is minimised."""
+
+    # ---- prediction ------------------------------------------------------------------------------------------------
+
+    @abstractmethod
+    def image_features(self, pixels: Tensor) -> Tensor:
+        """Unit features ``(B, d)`` of normalised pixels ``(B, 3, H, W)`` under the method's image prompts."""
+
+    @abstractmethod
+    def class_weights(self, block: ClassBlock) -> Tensor:
+        """What ``block_logits`` needs per class, e.g. unit text features ``(C, d)``: the costly part of the text."""
+
+    def block_logits(self, features: Tensor, block: ClassBlock) -> Tensor:
+        """Logits ``(B, C)`` of image features ``(B, d)`` for one block."""
+        return self.backbone.logit_scale * features @ self.kept_weights(block).T
+
+    def kept_weights(self, block: ClassBlock) -> Tensor:
+        """``class_weights``, computed once and dropped as soon as any parameter or the precision changes."""
+        state = (self.backbone.precision, *((p.data_ptr(), p._version) for p in self.parameters()))
+        if block.kept is None or block.kept[0] != state:
+            block.kept = (state, self.class_weights(block))
+        return block.kept[1]
+
+    @torch.no_grad()
+    def logits(self, pixels: Tensor) -> Tensor:
+        """Logits ``(B, C)`` used for prediction, columns in the order of ``class_names``."""
+        features = self.image_features(pixels)
+        return torch.cat([self.block_logits(features, block) for block in self.blocks], dim=1)
+
+    def bake(self, tensors: Mapping[str, Tensor] | None = None, names: Sequence[str] = ()) -> None:
+        """Turn into a smaller form for prediction only, or restore that form from an adapter's ``tensors``."""
+        raise UserError(f"Method '{self.name}' has no smaller form: save its adapter without --bake.")
+
+    def decision(self) -> str:
+        """Which logits decide, in words, for result files."""
+        return "logits"

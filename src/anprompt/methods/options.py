@@ -1,0 +1,68 @@
+"""Typed options of a method: documented once, checked once, named in every error."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+
+from anprompt.errors import Problems, did_you_mean
+
+T = TypeVar("T")
+
+
+def option(default: Any, help: str, *, low: float | None = None, high: float | None = None) -> Any:
+    """Declare a dataclass field with its explanation and, for numbers, the allowed closed range."""
+    return dataclasses.field(default=default, metadata={"help": help, "low": low, "high": high})
+
+
+def _convert(value: Any, kind: Any) -> Any:
+    """Return ``value`` as ``kind``; raise ``ValueError`` saying what is allowed."""
+    if get_origin(kind) is Literal:
+        allowed = get_args(kind)
+        if value not in allowed:
+            names = [str(a) for a in allowed]
+            raise ValueError(f"must be one of {', '.join(names)}.{did_you_mean(str(value), names)}")
+        return value
+    if kind is bool:
+        words = {"true": True, "false": False}
+        if isinstance(value, str) and value.lower() in words:
+            return words[value.lower()]
+        if not isinstance(value, bool):
+            raise ValueError("must be true or false")
+        return value
+    try:
+        number = kind(value)
+    except (TypeError, ValueError):
+        raise ValueError(f"must be of type {kind.__name__}") from None
+    if kind is int and (isinstance(value, bool) or float(value) != number):
+        raise ValueError("must be a whole number")
+    return number
+
+
+def build_options(cls: type[T], given: Mapping[str, Any], owner: str) -> T:
+    """Fill the dataclass ``cls`` from ``given``; all unknown names, wrong types and ranges are reported at once.
+
+    owner: whose options these are, for the message, e.g. ``"method 'anprompt'"``.
+    """
+    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    hints = get_type_hints(cls)
+    problems = Problems(f"Options of {owner}:")
+    values: dict[str, Any] = {}
+    for raw_name, value in given.items():
+        name = raw_name.replace("-", "_")
+        if name not in fields:
+            hint = did_you_mean(name, fields) or f" Allowed: {', '.join(fields) or 'none'}."
+            problems.add(f"unknown option '{raw_name}'.{hint}")
+            continue
+        try:
+            values[name] = _convert(value, hints[name])
+        except ValueError as error:
+            problems.add(f"'{name}' {error} (got {value!r})")
+            continue
+        low, high = fields[name].metadata.get("low"), fields[name].metadata.get("high")
+        if (low is not None and values[name] < low) or (high is not None and values[name] > high):
+            upper = f"at most {high}" if high is not None else "above"
+            problems.add(f"'{name}' must be at least {low} and {upper} (got {value!r})")
+    problems.raise_if_any()
+    return cls(**values)

@@ -1,0 +1,64 @@
+"""The state of a run in one safetensors file, replaced atomically: learnables, frozen prompts, optimiser, position."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from anprompt.errors import UserError
+from anprompt.files import atomic_path
+from anprompt.methods.base import Method
+
+FILE = "state.safetensors"
+
+
+def save_state(
+    folder: Path, method: Method, optimizer: torch.optim.Optimizer, epoch: int, step: int, fingerprint: dict[str, Any]
+) -> None:
+    """Write the state before step ``step`` of epoch ``epoch`` (both from 0)."""
+    tensors = {f"method.{name}": tensor for name, tensor in method.state_dict().items()}
+    for index, entries in optimizer.state_dict()["state"].items():
+        for key, value in entries.items():
+            if value is not None:  # SGD keeps None for parameters without a gradient
+                tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value)
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    position = {"epoch": str(epoch), "step": str(step), "fingerprint": json.dumps(fingerprint, sort_keys=True)}
+    with atomic_path(folder / FILE) as part:
+        save_file(tensors, part, metadata=position)
+
+
+def load_state(
+    folder: Path, method: Method, optimizer: torch.optim.Optimizer, fingerprint: dict[str, Any]
+) -> tuple[int, int] | None:
+    """Restore a state written by :func:`save_state`; return its (epoch, step), or ``None`` if there is none.
+
+    Raises :class:`UserError` for an unreadable file, or a state of a run with other settings (all differences named).
+    """
+    path = folder / FILE
+    if not path.exists():
+        return None
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata()
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"The training state '{path}' cannot be read ({error}): start anew without --resume.") from error
+    saved = json.loads(metadata["fingerprint"])
+    different = [key for key in {**saved, **fingerprint} if saved.get(key) != fingerprint.get(key)]
+    if different:
+        changes = "; ".join(f"{key}: {saved.get(key)} → {fingerprint.get(key)}" for key in sorted(different))
+        raise UserError(f"Cannot resume '{folder}': the run has other settings ({changes}). Start anew without --resume.")
+    method.load_state_dict({name.removeprefix("method."): t for name, t in tensors.items() if name.startswith("method.")})
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in tensors.items():
+        if name.startswith("optimizer."):
+            _, index, key = name.split(".", 2)
+            state.setdefault(int(index), {})[key] = tensor
+    optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    return int(metadata["epoch"]), int(metadata["step"])
