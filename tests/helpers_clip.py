@@ -14,7 +14,7 @@ from torch import nn
 from anprompt.clip import Backbone, ClipConfig, ClipTokenizer, ImageTransform, TowerConfig
 from anprompt.clip.tokenizer import EOT, SOT, clip_bpe
 
-WORDS = (
+WORDS = (  # noqa: SIM905
     "a photo of the an image picture this is with on in and small large red green blue striped dotted circle square "
     "triangle star cat dog animal house street satellite forest river lake field crop road bright dark night sketch"
 ).split()

@@ -8,13 +8,13 @@ from typing import Any
 
 import pytest
 import torch
-from helpers_clip import hugging_face_model, random_backbone, sizes, write_tokenizer
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
 from anprompt.clip import Backbone, PromptPlan, PromptWrite, Sentences, load_backbone
 from anprompt.clip.checkpoint import MINIATURE
+from helpers_clip import hugging_face_model, random_backbone, sizes, write_tokenizer
 
 TOLERANCE = 1e-5
 TEXTS = ["a photo of a cat", "night", "a red striped circle on a dark road, with a small dog & 3 stars!", "a"]
@@ -102,8 +102,6 @@ def test_fp16_file_is_computed_in_fp32(tmp_path: Path) -> None:
 
 
 def test_miniature_equals_transformers() -> None:
-    if not (MINIATURE / "config.json").is_file():
-        pytest.skip("assets/miniature is not packaged yet")
     from transformers import CLIPModel
 
     compare(load_backbone("miniature"), CLIPModel.from_pretrained(MINIATURE, dtype=torch.float32).eval())
@@ -175,7 +173,7 @@ def test_reading_some_rows_equals_gathering_from_all(row: list[int], causal: boo
 
 @pytest.mark.parametrize("first", [None, 1, 3])
 def test_cut_and_cached_text_equals_the_full_context(first: int | None) -> None:
-    """Text cut after the longest EOT with a kept trunk, against 77 tokens through all blocks; twice, to hit the cache."""
+    """Text cut after the longest EOT with a kept trunk, against 77 tokens through all blocks; twice, for the cache."""
     backbone = small()
     tower = backbone.text
     tokens = {} if first is None else prompts(range(first, tower.depth + 1), 2, tower.width)

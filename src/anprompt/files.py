@@ -34,7 +34,9 @@ def atomic_path(path: Path) -> Iterator[Path]:
         os.chmod(part, 0o666 & ~_umask())
         os.replace(part, path)
     except OSError as error:
-        raise UserError(f"Cannot write '{path}': {error.strerror or error}; what was there before is untouched.") from error
+        raise UserError(
+            f"Cannot write '{path}': {error.strerror or error}; what was there before is untouched."
+        ) from error
     finally:
         part.unlink(missing_ok=True)
 

@@ -63,7 +63,7 @@ class Sentences:
         return self._trunk[1]
 
     def features(self, plan: PromptPlan = NO_PROMPTS) -> Tensor:
-        """Encode all sentences under ``plan``: ``(N, C)``, fp32, not normalised, with gradients to the plan's tokens."""
+        """Encode all sentences under ``plan``: ``(N, C)``, fp32, not normalised; gradients reach the plan."""
         tower = self._backbone.text
         first = plan.first_block or 1
         tokens = self._below(first) if first > 1 else tower.embed(self.ids)

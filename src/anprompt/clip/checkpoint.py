@@ -108,7 +108,7 @@ def load_backbone(name: str | Path | Mapping[str, Tensor], *, tokenizer_from: st
     """
     tokenizer_folder = None if tokenizer_from is None else Path(tokenizer_from).expanduser()
     if isinstance(name, Mapping):
-        return _from_openai(name, "state dict", tokenizer_folder or _shared_tokenizer())
+        return _from_openai(name, "state dict", tokenizer_folder)
     text = str(name)
     if text == "miniature":
         return _from_folder(MINIATURE, text, tokenizer_folder)
@@ -180,7 +180,7 @@ def _from_file(path: Path, source: str, tokenizer_folder: Path | None) -> Backbo
     tensors = read_openai_pt(path)
     if tokenizer_folder is None:
         beside = any((path.parent / file).is_file() for file in TOKENIZER_FILES)
-        tokenizer_folder = path.parent if beside else _shared_tokenizer()
+        tokenizer_folder = path.parent if beside else None
     return _from_openai(tensors, source, tokenizer_folder)
 
 
@@ -234,12 +234,12 @@ def _read_safetensors(folder: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def _from_openai(tensors: Mapping[str, Tensor], source: str, tokenizer_folder: Path) -> Backbone:
+def _from_openai(tensors: Mapping[str, Tensor], source: str, tokenizer_folder: Path | None) -> Backbone:
     """Load a state dict with OpenAI's names; all sizes follow from the tensors' shapes."""
     if any(key.startswith("visual.layer1.") for key in tensors):
         raise UserError(f"{source}: a ResNet; only CLIP models with a vision transformer are supported.")
     config = _openai_config(tensors, source)
-    return _build(config, tensors, "openai", source, None, tokenizer_folder)
+    return _build(config, tensors, "openai", source, None, tokenizer_folder or _shared_tokenizer())
 
 
 def _openai_config(tensors: Mapping[str, Tensor], source: str) -> ClipConfig:
@@ -338,5 +338,5 @@ def _own_weights(backbone: Backbone, tensors: Mapping[str, Tensor], layout: Layo
     own = {}
     for name, keys in sources.items():
         parts = [(tensors[key].T if key in TRANSPOSED else tensors[key]).detach() for key in keys]
-        own[name] = torch.cat(parts).to("cpu", torch.float32, copy=True).contiguous()
+        own[name] = torch.cat(parts).to("cpu", torch.float32)  # cat copies, also a single part
     return own

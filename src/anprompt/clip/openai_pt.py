@@ -157,6 +157,8 @@ def read_openai_pt(path: Path) -> dict[str, Tensor]:
         if unsafe is not None:
             raise _refused(str(path), unsafe[1]) from None
         reason = str(error).strip().split("\n")[0].rstrip(".")[:120]
+        if reason.startswith("Weights only load failed"):
+            reason = "not a saved state dict"  # what PyTorch advises there is to run the file's code
         raise UserError(
             f"{path}: truncated, damaged or not a PyTorch checkpoint ({path.stat().st_size:,} bytes; {reason}). "
             "Download or copy it again."

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 BICUBIC = 3  # Pillow's number, as in preprocessor_config.json
-EXTREME = 16  # sides' ratio beyond which resizing the whole picture before the crop would waste memory
+EXTREME = 16  # sides' ratio beyond which resizing a whole picture before the crop would waste memory
 
 
 def _resize(image: Tensor, height: int, width: int) -> Tensor:
@@ -93,15 +93,17 @@ class ImageTransform:
         width, height = rgb.size
         short, long = min(width, height), max(width, height)
         if self.squash:
-            return _resize(_tensor(rgb), self.crop, self.crop).contiguous()
+            return _tensor(rgb.resize((self.crop, self.crop), Image.Resampling.BICUBIC)).contiguous()
         scaled = int(self.size * long / short)  # CLIP cuts the fraction off
         new_width, new_height = (self.size, scaled) if width <= height else (scaled, self.size)
         left, top = round((new_width - self.crop) / 2.0), round((new_height - self.crop) / 2.0)
-        if long > EXTREME * short:  # the same pixels, but only those of the crop are made
-            sx, sy = width / new_width, height / new_height
-            box = (left * sx, top * sy, (left + self.crop) * sx, (top + self.crop) * sy)
-            return _tensor(rgb.resize((self.crop, self.crop), Image.Resampling.BICUBIC, box=box)).contiguous()
-        resized = _resize(_tensor(rgb), new_height, new_width)  # (3, new_height, new_width)
+        if height > new_height and height - new_height > 2 * (width - new_width):
+            # Pillow shrinks tall pictures vertically first (and rounds and clips in between), torch never does.
+            resized = _tensor(rgb.resize((new_width, new_height), Image.Resampling.BICUBIC))
+        elif long > EXTREME * short:
+            return _tensor(_crop_of_resized(rgb, new_width, new_height, left, top, self.crop)).contiguous()
+        else:
+            resized = _resize(_tensor(rgb), new_height, new_width)  # (3, new_height, new_width)
         return resized[:, top : top + self.crop, left : left + self.crop].contiguous()
 
     def normalise(self, pixels: Tensor) -> Tensor:
@@ -132,6 +134,16 @@ class ImageTransform:
             cut = _resize(image[:, top : top + height, left : left + width], self.crop, self.crop)
             out.append(cut.flip(-1) if flip and _uniform(generator) < 0.5 else cut)
         return self.normalise(torch.stack(out))
+
+
+def _crop_of_resized(image: Image.Image, width: int, height: int, left: int, top: int, crop: int) -> Image.Image:
+    """A square of the picture as resized to ``width`` by ``height``, of which only the square is made."""
+    sx, sy = image.width / width, image.height / height
+    columns = (left * sx, 0, min((left + crop) * sx, image.width), image.height)
+    rows = (0, top * sy, crop, min((top + crop) * sy, image.height))
+    for size, box in (((crop, image.height), columns), ((crop, crop), rows)):  # horizontally first, as always
+        image = image.resize(size, Image.Resampling.BICUBIC, box=box)
+    return image
 
 
 def _tensor(image: Image.Image) -> Tensor:

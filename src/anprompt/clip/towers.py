@@ -63,7 +63,8 @@ class Block(nn.Module):
             q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, is_causal=causal and rows is None
         )
         x = x + self.out(attended.transpose(1, 2).flatten(2))
-        return x + self.proj(self.activation(self.fc(self.ln_2(x))))
+        out: Tensor = x + self.proj(self.activation(self.fc(self.ln_2(x))))
+        return out
 
 
 class Tower(nn.Module):
@@ -117,7 +118,8 @@ class VisionTower(Tower):
         """Turn normalised pixels ``(B, 3, H, W)`` into the input ``(B, 1 + M, D)`` of block 1; index 0 is CLS."""
         patches = self.patch(pixels.to(self.patch.weight.dtype)).flatten(2).transpose(1, 2)  # (B, M, D)
         cls = self.cls.expand(patches.shape[0], 1, -1)  # (B, 1, D)
-        return self.ln_pre(torch.cat([cls, patches], dim=1) + self.position)
+        tokens: Tensor = self.ln_pre(torch.cat([cls, patches], dim=1) + self.position)
+        return tokens
 
     def norm(self, tokens: Tensor) -> Tensor:
         """Final layer norm, in fp32, ``(..., D)``."""
@@ -143,7 +145,8 @@ class TextTower(Tower):
 
     def embed(self, ids: Tensor) -> Tensor:
         """Turn token ids ``(N, L)`` into the input ``(N, L, D)`` of block 1."""
-        return self.token(ids) + self.position[: ids.shape[1]]
+        tokens: Tensor = self.token(ids) + self.position[: ids.shape[1]]
+        return tokens
 
     def read(self, tokens: Tensor) -> Tensor:
         """Final norm and projection of EOT outputs ``(..., D)`` to ``(..., C)``, fp32, not normalised."""

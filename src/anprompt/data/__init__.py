@@ -1,1 +1,19 @@
-"""Image sources, few-shot draws and the base/new split."""
+"""Image sources, decoding, few-shot draws and the base/new split."""
+
+from anprompt.data.decode import BadImage, decode, verify_images
+from anprompt.data.draw import base_new_split, draw_few_shot, draw_validation, short_classes
+from anprompt.data.open import open_data
+from anprompt.data.source import DataSource, Item
+
+__all__ = [
+    "BadImage",
+    "DataSource",
+    "Item",
+    "base_new_split",
+    "decode",
+    "draw_few_shot",
+    "draw_validation",
+    "open_data",
+    "short_classes",
+    "verify_images",
+]

@@ -21,9 +21,10 @@ if TYPE_CHECKING:
 Source = str | Path | bytes | Image.Image | npt.NDArray[Any]
 
 # HEIC is listed although Pillow cannot read it: phone photos must be reported, not overlooked.
-IMAGE_SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .tif .tiff .ppm .pgm .pbm .pnm .jp2 .avif .heic .heif".split()
-)
+JPEG_SUFFIXES = (".jpg", ".jpeg", ".jpe", ".jfif")
+NETPBM_SUFFIXES = (".ppm", ".pgm", ".pbm", ".pnm")
+OTHER_SUFFIXES = (".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".avif", ".heic", ".heif")
+IMAGE_SUFFIXES = frozenset(JPEG_SUFFIXES + NETPBM_SUFFIXES + OTHER_SUFFIXES)
 WIDE_GREY_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I", "F"})
 ON_BAD = ("stop", "skip")
 
@@ -66,6 +67,11 @@ def decode(source: Source) -> Image.Image:
     if isinstance(source, (str, Path)):
         return _guarded(Path(source), str(source))
     raise BadImage(type(source).__name__, "not a picture; give a path, bytes, a PIL picture or a numpy array")
+
+
+def open_file(item: Item) -> Image.Image:
+    """Decode the file of an item (the opener of every source that reads files)."""
+    return decode(item.path)
 
 
 def _guarded(source: Path | io.BytesIO | Image.Image, label: str) -> Image.Image:
@@ -143,9 +149,7 @@ def _from_array(array: npt.NDArray[Any]) -> Image.Image:
     if array.size == 0 or not (grey or (array.ndim == 3 and array.shape[2] in (3, 4))):
         first = array.ndim == 3 and array.shape[0] in (1, 3, 4)
         hint = "; channels come last, so transpose it with array.transpose(1, 2, 0)" if first and array.size else ""
-        raise BadImage(
-            "array", f"shape {array.shape} is not (H, W), (H, W, 1), (H, W, 3) or (H, W, 4){hint}"
-        )
+        raise BadImage("array", f"shape {array.shape} is not (H, W), (H, W, 1), (H, W, 3) or (H, W, 4){hint}")
     if array.dtype == np.uint8:
         pixels = array
     elif array.dtype == np.bool_:

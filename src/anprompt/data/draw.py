@@ -26,9 +26,7 @@ def draw_few_shot(items: Sequence[ItemT], shots: int, seed: int) -> list[ItemT]:
     return _draw(items, shots, random.Random(seed))
 
 
-def draw_validation(
-    val_items: Sequence[ItemT], shots: int, seed: int, *, train_items: Sequence[ItemT]
-) -> list[ItemT]:
+def draw_validation(val_items: Sequence[ItemT], shots: int, seed: int, *, train_items: Sequence[ItemT]) -> list[ItemT]:
     """Draw ``min(shots, 4)`` validation items of every class, as CoOp does right after the training draw.
 
     The field draws both from one stream of random numbers, training first. ``train_items`` (the whole training list)

@@ -9,6 +9,7 @@ import hashlib
 import io
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -83,7 +84,10 @@ OUTLINES: dict[str, Points] = {
     "drop": _curve(lambda t: (0.85 * math.sin(t) * math.sin(t / 2) ** 1.5, -1.05 * math.cos(t))),
     "bolt": [(0.15, -1.1), (-0.75, 0.2), (-0.12, 0.2), (-0.3, 1.1), (0.75, -0.3), (0.1, -0.3), (0.6, -1.1)],
     "house": [(0.0, -1.05), (1.05, -0.1), (0.72, -0.1), (0.72, 0.9), (-0.72, 0.9), (-0.72, -0.1), (-1.05, -0.1)],
-    "flower": _curve(lambda t: ((0.75 + 0.25 * math.cos(5 * t)) * math.sin(t), -(0.75 + 0.25 * math.cos(5 * t)) * math.cos(t)), 60),
+    "flower": [
+        ((0.75 + 0.25 * math.cos(5 * t)) * math.sin(t), -(0.75 + 0.25 * math.cos(5 * t)) * math.cos(t))
+        for t in np.linspace(0, 2 * math.pi, 60, endpoint=False)
+    ],
 }
 
 
@@ -113,19 +117,27 @@ def _mask(side: int, draw: Callable[[ImageDraw.ImageDraw], Any]) -> NDArray[np.b
     return np.asarray(image, dtype=bool)
 
 
+def _draw_line(draw: ImageDraw.ImageDraw, points: Points) -> None:
+    draw.line(points, fill=1, width=2)
+
+
+def _draw_blob(draw: ImageDraw.ImageDraw, box: tuple[float, float, float, float]) -> None:
+    draw.ellipse(box, fill=1)
+
+
 def _clutter(rng: np.random.Generator, canvas: Array, strength: float) -> None:
     """Small blobs and lines in the classes' own colours, drawn into ``canvas``."""
     side = canvas.shape[0]
     names = list(_RGB)
-    for number in range(int(rng.integers(3, 7))):
-        x, y = rng.uniform(0, side, 2)
-        w, h = rng.uniform(0.025, 0.065, 2) * side
+    for number in range(int(rng.integers(4, 9))):
+        x, y = (float(z) for z in rng.uniform(0, side, 2))
+        w, h = (float(z) for z in rng.uniform(0.025, 0.065, 2) * side)
         turn = rng.uniform(0, 2 * math.pi)
         if number < 2:  # a thin line
-            end = (x + 5 * w * math.cos(turn), y + 5 * w * math.sin(turn))
-            mask = _mask(side, lambda d, a=(x, y), b=end: d.line([a, b], fill=1, width=2))
+            line = [(x, y), (x + 5 * w * math.cos(turn), y + 5 * w * math.sin(turn))]
+            mask = _mask(side, partial(_draw_line, points=line))
         else:
-            mask = _mask(side, lambda d, box=(x - w, y - h, x + w, y + h): d.ellipse(box, fill=1))
+            mask = _mask(side, partial(_draw_blob, box=(x - w, y - h, x + w, y + h)))
         colour = np.array(_RGB[names[int(rng.integers(len(names)))]])
         canvas[mask] = strength * colour + (1 - strength) * canvas[mask]
 
@@ -133,8 +145,8 @@ def _clutter(rng: np.random.Generator, canvas: Array, strength: float) -> None:
 def _scene(kind: Kind, rng: np.random.Generator, sketch: bool) -> Array:
     """The picture before domain effects, ``(SIZE, SIZE, 3)``."""
     side = SIZE * _ZOOM
-    colour = np.clip(np.array(_RGB[kind.colour]) + rng.normal(0, 0.025, 3), 0, 1)
-    radius = rng.uniform(0.28, 0.39) * side
+    colour = np.clip(np.array(_RGB[kind.colour]) + rng.normal(0, 0.035, 3), 0, 1)
+    radius = rng.uniform(0.23, 0.37) * side
     cx, cy = rng.uniform(1.02 * radius, side - 1.02 * radius, 2)
     turn = rng.uniform(-0.35, 0.35)
     cos, sin = math.cos(turn), math.sin(turn)

@@ -114,7 +114,7 @@ def parse_name(name: str) -> Kind:
     found = []
     words = name.replace("_", " ").lower().split()
     if len(words) != 3:
-        raise UserError(f"'{name}' is no toy-world class: expected pattern, colour and shape, as in 'striped red star'.")
+        raise UserError(f"'{name}' is no toy-world class: expected pattern, colour, shape, as in 'striped red star'.")
     for part, word, concepts in zip(("pattern", "colour", "shape"), words, (PATTERNS, COLOURS, SHAPES), strict=True):
         concept = next((c for c, synonyms in concepts.items() if word in synonyms), None)
         if concept is None:

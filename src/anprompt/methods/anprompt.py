@@ -189,8 +189,8 @@ class ANPrompt(Method):
 
         def mean_feature(sentences: list[tuple[str, ...]]) -> Tensor:
             features = self.backbone.encode_text([s for own in sentences for s in own])
-            means = [f.mean(dim=0) for f in features.split([len(own) for own in sentences])]
-            return F.normalize(torch.stack(means), dim=-1)
+            parts = torch.split(features, [len(own) for own in sentences])
+            return F.normalize(torch.stack([part.mean(dim=0) for part in parts]), dim=-1)  # (C, d)
 
         f_m = mean_feature([t.main for t in drawn])
         if not self.options.text_noise:
@@ -256,7 +256,7 @@ class ANPrompt(Method):
             pairs = ((self.vision_layers, self.baked_vision), (self.text_layers, self.baked_text))
             vision, text = ({layer: rows[i].float() for i, layer in enumerate(layers)} for layers, rows in pairs)
             return vision, text
-        p_a = self.prompts  # (K, d)
+        p_a: Tensor = self.prompts  # (K, d)
         if self.options.anti_prompt:
             p_a = p_a + self.options.epsilon * self.noise_prompts  # (8)
         text = {layer: self.to_text(p_a, i) for i, layer in enumerate(self.text_layers)}

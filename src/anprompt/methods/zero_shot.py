@@ -66,8 +66,8 @@ class ZeroShot(Method):
             return block.frozen
         sentences = [self._sentences(name) for name in block.names]
         features = self.backbone.encode_text([s for own in sentences for s in own])  # (sum of counts, d)
-        means = [f.mean(dim=0) for f in features.split([len(own) for own in sentences])]
-        return F.normalize(torch.stack(means), dim=-1)
+        parts = torch.split(features, [len(own) for own in sentences])
+        return F.normalize(torch.stack([part.mean(dim=0) for part in parts]), dim=-1)
 
     def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         loss = F.cross_entropy(self.logits(batch["pixels"]), batch["labels"])

@@ -48,13 +48,19 @@ def load_state(
             metadata = file.metadata()
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
-        raise UserError(f"The training state '{path}' cannot be read ({error}): start anew without --resume.") from error
+        raise UserError(
+            f"The training state '{path}' cannot be read ({error}): start anew without --resume."
+        ) from error
     saved = json.loads(metadata["fingerprint"])
     different = [key for key in {**saved, **fingerprint} if saved.get(key) != fingerprint.get(key)]
     if different:
         changes = "; ".join(f"{key}: {saved.get(key)} → {fingerprint.get(key)}" for key in sorted(different))
-        raise UserError(f"Cannot resume '{folder}': the run has other settings ({changes}). Start anew without --resume.")
-    method.load_state_dict({name.removeprefix("method."): t for name, t in tensors.items() if name.startswith("method.")})
+        raise UserError(
+            f"Cannot resume '{folder}': the run has other settings ({changes}). Start anew without --resume."
+        )
+    method.load_state_dict(
+        {name.removeprefix("method."): t for name, t in tensors.items() if name.startswith("method.")}
+    )
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):

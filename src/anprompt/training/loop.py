@@ -14,7 +14,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anprompt.clip.preprocess import random_resized_crop
 from anprompt.errors import UserError
 from anprompt.methods.base import Method
 from anprompt.training.checkpoint import FILE, load_state, save_state
@@ -55,7 +54,7 @@ def generator_for(*parts: object) -> torch.Generator:
 def epoch_order(n: int, batch: int, seed: int, epoch: int) -> list[Tensor]:
     """Index batches of one epoch; an incomplete last batch is left out, unless it is the only one."""
     order = torch.randperm(n, generator=generator_for(seed, epoch, "order"))
-    batches = list(order.split(batch))
+    batches = list(torch.split(order, batch))
     return batches[:-1] if len(batches) > 1 and len(batches[-1]) < batch else batches
 
 
@@ -67,6 +66,7 @@ class RunLog:
         self.rows: list[str] = []
         if self.path is not None:
             old = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() and start != (0, 0) else []
+            self.path.parent.mkdir(parents=True, exist_ok=True)
             kept = [line for line in old if line.endswith("}") and _position(line) < start]
             self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
 
@@ -124,7 +124,9 @@ def train(
         log.flush()
 
     def diverged(what: str, epoch: int, step: int) -> UserError:
-        kept = f" The last good state is in '{folder / FILE}'." if folder is not None and (folder / FILE).exists() else ""
+        kept = (
+            f" The last good state is in '{folder / FILE}'." if folder is not None and (folder / FILE).exists() else ""
+        )
         log.flush()
         return UserError(
             f"Training stopped: {what} is no longer a finite number in epoch {epoch + 1}, step {step + 1}."
@@ -141,13 +143,12 @@ def train(
             first = start[1] if epoch == start[0] else 0
             for step in range(first, len(batches)):
                 chosen = batches[step]
-                pixels = random_resized_crop(
+                pixels = transform.random_resized_crop(
                     [data.images[i] for i in chosen.tolist()],
                     generator_for(seed, epoch, step),
-                    transform,
                     scale=(recipe.crop_scale, 1.0),
                     flip=recipe.flip,
-                )
+                )  # (B, 3, H, W)
                 losses = method.losses({"pixels": pixels.to(device), "labels": data.labels[chosen].to(device)})
                 terms = {name: float(value.detach()) for name, value in losses.items()}
                 if not math.isfinite(terms["total"]):

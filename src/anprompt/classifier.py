@@ -1,0 +1,453 @@
+"""The public estimator, following scikit-learn's rules."""
+
+from __future__ import annotations
+
+import json
+import time
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from PIL import Image
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.validation import check_is_fitted
+
+from anprompt import methods
+from anprompt.adapter import load_adapter, round_to_storage, save_adapter
+from anprompt.clip import Backbone, load_backbone
+from anprompt.data import BadImage, DataSource, Item, draw_few_shot, short_classes, verify_images
+from anprompt.errors import Problems, UserError, unknown_name
+from anprompt.inference import refuse_bad, stream_logits
+from anprompt.inputs import as_pictures, as_source
+from anprompt.methods import Method, find_preset
+from anprompt.results import evaluate_predictions, make_record
+from anprompt.text import DescriptionBank, read_bank
+from anprompt.training import TrainingImages, resolve_recipe, train
+
+BENCHMARK_OPTIONS = Path(__file__).parent / "assets" / "benchmark_options.json"
+Progress = Callable[[str, int, int, dict[str, float]], None]  # (stage, done, total, numbers to show)
+
+
+class Note(UserWarning):
+    """Something the user should know about a result that is not an error."""
+
+
+def note(message: str) -> None:
+    warnings.warn(message, Note, stacklevel=3)
+
+
+def benchmark_options(method: str, preset: str, benchmark: str | None) -> dict[str, Any]:
+    """Options that a published data set has by convention; empty for anybody's own data."""
+    table = json.loads(BENCHMARK_OPTIONS.read_text(encoding="utf-8"))
+    return dict(table.get(method, {}).get(preset, {}).get(benchmark, {}))
+
+
+def bank_for(texts: str | Path | DescriptionBank | None, source: DataSource) -> DescriptionBank:
+    """The description bank of a run: the user's, else the data's own, else empty (then templates serve)."""
+    if isinstance(texts, DescriptionBank):
+        return texts
+    if texts is not None:
+        return read_bank(texts, source.classes)
+    if source.descriptions is not None:
+        return DescriptionBank(source.descriptions["main"], source.descriptions["noise"], source.name)
+    return DescriptionBank()
+
+
+class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
+    """An image classifier made from a frozen CLIP-like model and a few photos per class.
+
+    Parameters
+    ----------
+    backbone: ``"miniature"`` (packaged, for trying out), a hub id, a folder, an OpenAI ``.pt`` file, or a loaded one.
+    method, preset: a name from ``anprompt methods`` and one of its presets (``None``: the first).
+    shots: photos drawn per class; a class that has fewer gives all of them.
+    subset: ``"all"`` classes of the data, the ``"base"`` half or the ``"new"`` half.
+    texts: file or folder with descriptions of the classes, or a bank; ``None``: templates.
+    template: sentence with ``{}`` for the class name; ``None``: the data's own.
+    options, recipe: changes to the preset's options and training recipe.
+    bad_images: ``"stop"`` at unreadable photos, or ``"skip"`` them.
+    storage: ``"fp16"`` or ``"fp32"``, the number format that learned tensors are rounded to after training.
+    random_state: seed of everything that is drawn.
+
+    After ``fit``: ``classes_`` (names), ``method_``, ``record_`` (settings, data, timings as a document).
+    """
+
+    def __init__(
+        self,
+        backbone: Any = "miniature",
+        method: str = "anprompt",
+        *,
+        preset: str | None = None,
+        shots: int = 16,
+        subset: str = "all",
+        texts: Any = None,
+        template: str | None = None,
+        options: dict[str, Any] | None = None,
+        recipe: dict[str, Any] | None = None,
+        bad_images: str = "stop",
+        storage: str = "fp16",
+        device: str = "auto",
+        random_state: int = 1,
+    ) -> None:
+        self.backbone = backbone
+        self.method = method
+        self.preset = preset
+        self.shots = shots
+        self.subset = subset
+        self.texts = texts
+        self.template = template
+        self.options = options
+        self.recipe = recipe
+        self.bad_images = bad_images
+        self.storage = storage
+        self.device = device
+        self.random_state = random_state
+
+    # ---- learning --------------------------------------------------------------------------------------------------
+
+    def fit(
+        self,
+        data: Any,
+        labels: Sequence[Any] | None = None,
+        *,
+        folder: str | Path | None = None,
+        resume: bool = False,
+        progress: Progress | None = None,
+    ) -> PromptClassifier:
+        """Learn the classes of ``data``: a path or specification, a data source, or (pictures, labels).
+
+        folder: where the training state is kept, so that an interrupted run can ``resume`` exactly.
+        Raises :class:`UserError` for anything wrong with names, data or settings, before training starts.
+        """
+        began = time.perf_counter()
+        kind = methods.find(self.method)
+        preset = find_preset(kind, self.preset)
+        preset_name = next(name for name, candidate in kind.presets.items() if candidate is preset)
+        recipe = resolve_recipe(preset.recipe, self.recipe)
+        methods.resolve_options(self.method, self.preset, self.options)
+        if not isinstance(self.shots, int) or self.shots < 1:
+            raise UserError(f"'shots' must be a whole number of at least 1 (got {self.shots!r}).")
+        if self.storage not in ("fp16", "fp32"):
+            raise unknown_name("storage format", str(self.storage), ("fp16", "fp32"))
+
+        whole = as_source(data, labels)
+        source = whole.subset(self.subset)
+        options = {**benchmark_options(self.method, preset_name, source.benchmark), **(self.options or {})}
+        bank = bank_for(self.texts, whole)
+        backbone = _device(_loaded(self.backbone), self.device)
+        weights_hash = backbone.weights_hash
+        backbone.set_precision(recipe.resolve_precision(backbone.device))
+        template = self.template or source.template
+
+        drawn = draw_few_shot(source.splits["train"], self.shots, self.random_state)
+        if short := short_classes(source.splits["train"], self.shots):
+            listed = ", ".join(f"{name} ({count})" for name, count in list(short.items())[:5])
+            note(
+                f"{len(short)} of {len(source.classes)} classes have fewer than {self.shots} photos and give all: "
+                f"{listed}"
+            )
+        images, used = self._read(source, drawn, backbone.transform.crop, progress)
+
+        if "descriptions" in kind.needs:
+            missing = [name for name in source.classes if name not in bank.main]
+            if missing:
+                note(
+                    f"{len(missing)} of {len(source.classes)} classes have no descriptions and use the template "
+                    f"instead: {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}"
+                )
+        method = methods.create(
+            self.method, backbone, source.classes, texts=bank, preset=preset_name, template=template,
+            seed=self.random_state, **options,
+        )  # fmt: skip
+        settings = {
+            "method": self.method,
+            "preset": preset_name,
+            "options": vars(method.options),
+            "recipe": asdict(recipe),
+            "seed": self.random_state,
+            "shots": self.shots,
+            "subset": self.subset,
+            "template": template,
+            "backbone": weights_hash,
+            "data": source.content_hash(used),
+            "texts": bank.source,
+        }
+        prepared = time.perf_counter()
+        result = None
+        if method.trainable:
+
+            def report(epoch: int, step: int, steps: int, terms: dict[str, float]) -> None:
+                if progress is not None:
+                    shown = {**terms, "epoch": epoch + 1, "rate": recipe.lr_at(epoch)}
+                    progress("training", epoch * steps + step + 1, recipe.epochs * steps, shown)
+
+            result = train(
+                method, images, recipe, seed=self.random_state, folder=None if folder is None else Path(folder),
+                resume=resume, fingerprint=settings, report=report,
+            )  # fmt: skip
+            round_to_storage(method, self.storage)
+        method.requires_grad_(False)
+        self.method_: Method = method
+        self.about_: dict[str, Any] = {
+            "preset": preset_name,
+            "recipe": asdict(recipe),
+            "precision": backbone.precision,
+            "data": {
+                "name": source.name,
+                "benchmark": source.benchmark,
+                "sha256": settings["data"],
+                "subset": self.subset,
+                "shots": self.shots,
+                "images": len(used),
+                "own_split": source.own_split,
+            },
+            "metrics": {},
+        }
+        self.record_ = make_record(
+            "fit",
+            settings,
+            backbone={"source": backbone.source, "weights_sha256": weights_hash},
+            data=self.about_["data"],
+            classes=list(source.classes),
+            drawn=[source.relative(item) for item in used],
+            decision=method.decision(),
+            parameters=sum(p.numel() for p in method.parameters()),
+            loss=result.history if result else [],
+            timings={"prepare": prepared - began, "train": result.seconds if result else 0.0},
+            steps=result.steps if result else 0,
+        )
+        return self
+
+    def _read(
+        self, source: DataSource, drawn: list[Item], crop: int, progress: Progress | None
+    ) -> tuple[TrainingImages, list[Item]]:
+        """Decode the drawn photos once, all problems at once, and keep them in memory.
+
+        Photos whose shorter side is over twice the tower's input are kept at twice of it: random crops down to half
+        the side still have every pixel that the tower can see.
+        """
+        kept: dict[str, torch.Tensor] = {}
+
+        def open_item(item: Item) -> Image.Image:
+            image = source.open(item)
+            factor = 2 * crop / min(image.size)
+            if factor < 1:
+                image = image.resize(
+                    (max(1, round(image.width * factor)), max(1, round(image.height * factor))),
+                    Image.Resampling.BICUBIC,
+                )
+            kept[item.path] = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # (3, h, w)
+            return image
+
+        def checked(done: int, total: int) -> None:
+            if progress is not None:
+                progress("reading photos", done, total, {})
+
+        verified = verify_images(drawn, open_item, self.bad_images, checked, threads=2)
+        if verified.bad:
+            note(f"{len(verified.bad)} unreadable photos are left out: {'; '.join(str(b) for b in verified.bad[:5])}")
+        labels = torch.tensor([item.label for item in verified.good])
+        return TrainingImages([kept[item.path] for item in verified.good], labels), verified.good
+
+    # ---- prediction ------------------------------------------------------------------------------------------------
+
+    @property
+    def classes_(self) -> npt.NDArray[np.str_]:
+        """Class names, in the order of the columns of ``decision_function``."""
+        if "method_" not in vars(self):
+            raise AttributeError("classes_")
+        return np.array(self.method_.class_names)
+
+    def decision_function(self, pictures: Any, progress: Progress | None = None) -> npt.NDArray[np.float32]:
+        """Logits ``(n, C)`` of files, folders, patterns, PIL images or arrays. ``bad_images`` applies."""
+        check_is_fitted(self, "method_")
+        entries = as_pictures(pictures)
+        bad: list[BadImage] = []
+        rows: list[torch.Tensor] = []
+        for chunk, logits in stream_logits(self.method_, entries, _open_any, bad=bad):
+            rows.append(logits)
+            if progress is not None:
+                progress("predicting", sum(len(r) for r in rows), len(entries), {"photos": len(chunk)})
+        if self.bad_images == "stop":
+            refuse_bad(bad, len(entries))
+        return torch.cat(rows).numpy() if rows else np.zeros((0, len(self.classes_)), np.float32)
+
+    def predict_proba(self, pictures: Any) -> npt.NDArray[np.float32]:
+        """Probabilities ``(n, C)``: softmax of the logits."""
+        return torch.from_numpy(self.decision_function(pictures)).softmax(dim=1).numpy()
+
+    def predict(self, pictures: Any) -> npt.NDArray[np.str_]:
+        """The most likely class name of each picture, ``(n,)``."""
+        logits = self.decision_function(pictures)
+        names: npt.NDArray[np.str_] = self.classes_[logits.argmax(axis=1)]
+        return names
+
+    def evaluate(
+        self,
+        data: Any,
+        labels: Sequence[Any] | None = None,
+        *,
+        split: str = "test",
+        subset: str = "all",
+        progress: Progress | None = None,
+    ) -> dict[str, Any]:
+        """Accuracy on labelled data, over the classes of ``subset``, put in front of the tuned prompts by their names.
+
+        Returns ``accuracy``, ``class_mean`` (per cent), ``images``, ``per_class``, ``classes``, ``decision``,
+        ``predictions`` (path, label, prediction, probability) and ``seconds``.
+        """
+        check_is_fitted(self, "method_")
+        began = time.perf_counter()
+        source = as_source(data, labels).subset(subset)
+        if labels is not None and split == "test":
+            split = "train"  # pictures in memory have a single list
+        if split not in source.splits:
+            raise unknown_name(f"split of '{source.name}'", split, source.splits)
+        items = source.splits[split]
+        view = self if list(self.classes_) == list(source.classes) else self.with_classes(source.classes, source=source)
+        bad: list[BadImage] = []
+        rows: list[dict[str, Any]] = []
+        truth: list[int] = []
+        guesses: list[int] = []
+        for chunk, logits in stream_logits(view.method_, items, source.open, bad=bad):
+            top = logits.softmax(dim=1).max(dim=1)
+            for item, guess, probability in zip(chunk, top.indices.tolist(), top.values.tolist(), strict=True):
+                truth.append(item.label)
+                guesses.append(guess)
+                rows.append({"path": source.relative(item), "item": item, "label": item.name,
+                             "prediction": source.classes[guess], "probability": probability})  # fmt: skip
+            if progress is not None:
+                progress("evaluating", len(rows), len(items), {})
+        if self.bad_images == "stop":
+            refuse_bad(bad, len(items))
+        return {
+            **evaluate_predictions(truth, guesses, source.classes),
+            "classes": list(source.classes),
+            "data": {"name": source.name, "subset": subset, "split": split, "own_split": source.own_split,
+                     "sha256": source.content_hash(items), "unreadable": len(bad)},
+            "decision": view.method_.decision(),
+            "predictions": rows,
+            "seconds": time.perf_counter() - began,
+        }  # fmt: skip
+
+    def score(self, data: Any, labels: Sequence[Any] | None = None) -> float:
+        """Share of correct answers, 0 to 1, on the test split of a data set or on (pictures, labels)."""
+        return float(self.evaluate(data, labels)["accuracy"]) / 100
+
+    # ---- classes ---------------------------------------------------------------------------------------------------
+
+    def with_classes(
+        self,
+        names: Sequence[str],
+        descriptions: dict[str, Sequence[str]] | None = None,
+        *,
+        source: DataSource | None = None,
+    ) -> PromptClassifier:
+        """A view of the same tuned prompts over other classes; this classifier stays as it is.
+
+        descriptions: sentences by class name; those that the adapter knows, or ``source`` brings, need not be given.
+        Raises :class:`UserError` for names given twice, empty names, or a method that only knows its own classes.
+        """
+        check_is_fitted(self, "method_")
+        self._check_names(names, present=())
+        known = self.method_.bank
+        if source is not None and source.descriptions is not None:
+            own = DescriptionBank(source.descriptions["main"], source.descriptions["noise"])
+            known = DescriptionBank({**own.main, **known.main}, {**own.noise, **known.noise}, known.source)
+        if isinstance(self.texts, str | Path):
+            more = read_bank(self.texts, list(names))
+            known = DescriptionBank({**more.main, **known.main}, {**more.noise, **known.noise}, known.source)
+        for name, sentences in (descriptions or {}).items():
+            known = known.with_class(name, sentences)
+        missing = [name for name in names if name not in known.main and name not in self.classes_]
+        if missing and "descriptions" in self.method_.needs:
+            note(
+                f"{len(missing)} of {len(names)} classes have no descriptions and use the template: "
+                f"{', '.join(missing[:5])}"
+            )
+        view = PromptClassifier(**self.get_params(deep=False))
+        view.method_ = self.method_.with_classes(list(names), known)
+        view.about_, view.record_ = self.about_, self.record_
+        return view
+
+    def add_class(self, name: str, descriptions: Sequence[str] | None = None) -> PromptClassifier:
+        """Add a class without training. The logits of the present classes stay exactly as they were."""
+        check_is_fitted(self, "method_")
+        self._check_names([name], present=self.classes_)
+        bank = self.method_.bank.with_class(name, descriptions) if descriptions else self.method_.bank
+        if name not in bank.main and "descriptions" in self.method_.needs:
+            note(f"The class '{name}' has no descriptions and uses the template '{self.method_.template}'.")
+        self.method_.add_classes([name], bank)
+        return self
+
+    def _check_names(self, names: Sequence[str], present: Sequence[str] | npt.NDArray[np.str_]) -> None:
+        problems = Problems("These class names cannot be used:")
+        seen = set(present)
+        for name in names:
+            if not name.strip():
+                problems.add("an empty name")
+            elif name in seen:
+                problems.add(f"'{name}' is there twice")
+            seen.add(name)
+        problems.raise_if_any()
+        if not self.method_.supports_new_classes and set(names) - set(self.classes_):
+            raise UserError(f"Method '{self.method_.name}' only knows the classes that it was trained on.")
+
+    # ---- files -----------------------------------------------------------------------------------------------------
+
+    def bake(self) -> PromptClassifier:
+        """Turn into the smallest form: prompt tokens and one vector per class instead of the maps. Ends training."""
+        check_is_fitted(self, "method_")
+        self.method_.bake()
+        return self
+
+    def save(self, folder: str | Path) -> Path:
+        """Write the adapter into ``folder`` (docs/adapter-format.md); :class:`UserError` if that is not possible."""
+        check_is_fitted(self, "method_")
+        save_adapter(Path(folder), self.method_, self.about_, dtype=self.storage)
+        return Path(folder)
+
+    @classmethod
+    def load(cls, folder: str | Path, backbone: Any = None, *, device: str = "auto", **params: Any) -> PromptClassifier:
+        """Load an adapter. backbone: where its model lies now, if not where it was trained. params: e.g. ``texts``."""
+        method, document = load_adapter(folder, None if backbone is None else _device(_loaded(backbone), device))
+        data = document.get("data", {})
+        own = cls(
+            backbone=method.backbone.source, method=method.name, preset=document.get("preset"),
+            shots=data.get("shots", 16), subset=data.get("subset", "all"), template=method.template,
+            options=document["options"], recipe=document.get("recipe"), device=device,
+            random_state=document["seed"], **params,
+        )  # fmt: skip
+        own.method_ = method
+        own.about_ = {
+            key: document[key] for key in ("preset", "recipe", "precision", "data", "metrics") if key in document
+        }
+        own.record_ = document
+        return own
+
+
+def _open_any(entry: Any) -> Any:
+    from anprompt.data import decode
+
+    return decode(entry)
+
+
+def _loaded(backbone: Any) -> Backbone:
+    return backbone if isinstance(backbone, Backbone) else load_backbone(backbone)
+
+
+def _device(backbone: Backbone, device: str) -> Backbone:
+    if device not in ("auto", "cpu", "cuda", "mps"):
+        raise unknown_name("device", device, ("auto", "cpu", "cuda", "mps"))
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    if (device == "cuda" and not torch.cuda.is_available()) or (
+        device == "mps" and not torch.backends.mps.is_available()
+    ):
+        raise UserError(f"Device '{device}' is not available on this machine; use 'cpu' or 'auto'.")
+    return backbone.to(device)

@@ -1,0 +1,124 @@
+"""What a folder and a table have in common: class names, checks before training, and a test split of our own."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from anprompt.data.decode import open_file
+from anprompt.data.source import DataSource, Item
+from anprompt.errors import Problems, UserError, did_you_mean
+
+SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+OWN_SPLIT_SEED = 1  # never changes: the same pictures are held out on every machine and for every training seed
+
+
+def canonical_name(raw: str) -> str:
+    """Return the class name written ``raw`` in a folder, table or list: ``_`` becomes a space, ends are stripped."""
+    return raw.replace("_", " ").strip()
+
+
+def check_class_names(written: Iterable[tuple[str, str]], problems: Problems) -> None:
+    """Add empty class names, and names that several places share, to ``problems``.
+
+    Names that differ only in case or in the number of spaces count as one: CLIP's tokenizer cannot tell them apart.
+
+    Args:
+        written: pairs of (name as written, where it is written).
+        problems: collects one line per mistake.
+    """
+    places: dict[str, list[tuple[str, str]]] = {}
+    for raw, where in written:
+        name = canonical_name(raw)
+        if name:
+            places.setdefault(" ".join(name.split()).casefold(), []).append((name, where))
+        else:
+            problems.add(f"{where} has an empty class name")
+    for same in places.values():
+        if len(same) > 1:
+            problems.add(f"{' and '.join(where for _, where in same)} are one class name to CLIP: '{same[0][0]}'")
+
+
+def check_class_sets(splits: Mapping[str, Iterable[str]], problems: Problems) -> None:
+    """Add classes that some splits lack: test must have exactly the classes of train, val none besides them."""
+    train = set(splits["train"])
+    for split in ("val", "test"):
+        names = set(splits.get(split, train))
+        for name in sorted(names - train):
+            problems.add(f"class '{name}' is in {split} but not in train.{did_you_mean(name, sorted(train))}")
+        if split == "test":
+            for name in sorted(train - names):
+                problems.add(f"class '{name}' is in train but not in test")
+
+
+def build_source(
+    name: str, root: Path, classes: Sequence[str], rows: Mapping[str, Sequence[tuple[str, str]]]
+) -> DataSource:
+    """Make the source from checked rows; without test rows, hold some of the training rows out.
+
+    Args:
+        name: what to call the data.
+        root: folder that paths are shown relative to.
+        classes: class names in label order.
+        rows: (path, class name) by split; ``"train"`` is there.
+    """
+    label = {class_name: i for i, class_name in enumerate(classes)}
+    splits = {
+        split: [Item(path, label[class_name], class_name) for path, class_name in entries]
+        for split, entries in rows.items()
+    }
+    own_split = "test" not in splits
+    if own_split:
+        splits["train"], splits["test"] = hold_out_test(splits["train"])
+    return DataSource(
+        name=name, classes=tuple(classes), splits=splits, opener=open_file, own_split=own_split, root=root
+    )
+
+
+def hold_out_test(items: Sequence[Item]) -> tuple[list[Item], list[Item]]:
+    """Split items into train and test, class by class, always in the same way; both keep the order of ``items``.
+
+    Of a class with n >= 2 pictures, max(1, floor(0.3 n)) go to test; a single picture stays in train. The choice in one
+    class depends on its name and its pictures only, so adding a class leaves the others as they were.
+    """
+    groups: dict[str, list[Item]] = {}
+    for item in items:
+        groups.setdefault(item.name, []).append(item)
+    held_out: set[Item] = set()
+    for name, group in groups.items():
+        if len(group) > 1:
+            generator = random.Random(f"{OWN_SPLIT_SEED}/{name}")
+            held_out.update(generator.sample(group, max(1, len(group) * 3 // 10)))
+    return [item for item in items if item not in held_out], [item for item in items if item in held_out]
+
+
+def list_files(root: Path) -> list[str]:
+    """Return the paths of all files below ``root``, relative to it with forward slashes, sorted.
+
+    Hidden files and folders are left out; links to folders are followed, but no folder is entered twice.
+
+    Raises:
+        UserError: a folder cannot be read.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise UserError(f"Cannot read the folder {error.filename}: {error.strerror}.") from error
+
+    found: list[str] = []
+    entered: set[str] = set()
+    for folder, subfolders, files in os.walk(root, followlinks=True, onerror=refuse):
+        subfolders[:] = sorted(name for name in subfolders if is_visible(name))
+        real = os.path.realpath(folder)
+        if real in entered:
+            subfolders.clear()
+            continue
+        entered.add(real)
+        found += (Path(folder, name).relative_to(root).as_posix() for name in files if is_visible(name))
+    return sorted(found)
+
+
+def is_visible(name: str) -> bool:
+    """Whether a file or folder counts: not hidden, and not the folder that macOS adds to archives."""
+    return not name.startswith(".") and name != "__MACOSX"

@@ -1,0 +1,92 @@
+"""Pictures in one folder per class, with or without train/val/test folders above."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from anprompt.data.assemble import (
+    SPLIT_NAMES,
+    build_source,
+    canonical_name,
+    check_class_names,
+    check_class_sets,
+    is_visible,
+    list_files,
+)
+from anprompt.data.decode import is_image_name
+from anprompt.data.source import DataSource
+from anprompt.errors import Problems, UserError
+
+LAYOUT = "<class>/<pictures>, or train/<class>/<pictures> and test/<class>/<pictures>"
+
+
+def load_folder(root: Path) -> DataSource:
+    """Load ``root/<class>/…`` or ``root/{train,val,test}/<class>/…`` (``valid`` and ``validation`` mean val).
+
+    Classes are ordered by folder name; ``_`` in it means a space. Sub-folders of a class are searched. Files that are
+    hidden or have no image suffix are ignored. Without a test folder, 30 % of every class (at least one picture, where
+    a class has two) are held out as test, always the same ones, and ``own_split`` is set.
+
+    Raises:
+        UserError: no class folders, or all of these together: classes without a picture, a single class, empty or
+            double class names, class sets of train, val and test that differ, pictures outside the class folders.
+    """
+    split_folders = _split_folders(root)
+    problems = Problems(f"The folder {root} cannot be used:")
+    rows: dict[str, list[tuple[str, str]]] = {}
+    names: dict[str, list[str]] = {}
+    for split, folder in split_folders.items():
+        class_folders = _visible_folders(folder)
+        loose = [entry.name for entry in folder.iterdir() if entry.is_file() and is_image_name(entry.name)]
+        if not class_folders:
+            held = f"{len(loose)} pictures but no class folders" if loose else "no class folders"
+            raise UserError(f"The folder {folder} holds {held}; expected {root.name}/{LAYOUT}.")
+        if loose:
+            problems.add(f"{len(loose)} pictures lie in {folder}, outside the class folders, such as {min(loose)}")
+        check_class_names([(path.name, f"{path.relative_to(root)}/") for path in class_folders], problems)
+        names[split] = [canonical_name(path.name) for path in class_folders]
+        rows[split] = []
+        for path, name in zip(class_folders, names[split], strict=True):
+            pictures = [file for file in list_files(path) if is_image_name(Path(file).name)]
+            if not pictures:
+                problems.add(f"class '{name}' has no picture in {path.relative_to(root)}/")
+            rows[split] += [(str(path / picture), name) for picture in pictures]
+    check_class_sets({split: [name for name in listed if name] for split, listed in names.items()}, problems)
+    if len(names["train"]) == 1:
+        problems.add(_one_class(split_folders["train"]))
+    problems.raise_if_any()
+    return build_source(root.resolve().name, root, names["train"], rows)
+
+
+def _visible_folders(folder: Path) -> list[Path]:
+    try:
+        return sorted(path for path in folder.iterdir() if path.is_dir() and is_visible(path.name))
+    except PermissionError as error:
+        raise UserError(f"Cannot read the folder {folder}: {error.strerror}.") from error
+
+
+def _split_folders(root: Path) -> dict[str, Path]:
+    """Return the folders of the splits; a folder without split folders is all training data."""
+    folders = _visible_folders(root)
+    splits = [folder for folder in folders if folder.name.lower() in SPLIT_NAMES]
+    found: dict[str, Path] = {}
+    for folder in splits:
+        split = SPLIT_NAMES[folder.name.lower()]
+        if split in found and len(splits) == len(folders):
+            raise UserError(f"Both {found[split]} and {folder} are the {split} split; keep one of them.")
+        found[split] = folder
+    if "train" not in found and len(found) > 1 and len(splits) == len(folders):
+        raise UserError(f"The folder {root} holds {' and '.join(found)} but no train; expected {LAYOUT}.")
+    if "train" not in found or len(found) == 1 < len(folders):
+        return {"train": root}  # one class may well be called "train"
+    if len(splits) < len(folders):
+        others = ", ".join(folder.name for folder in folders if folder not in splits)
+        raise UserError(f"The folder {root} holds {', '.join(found)} and other folders ({others}); expected {LAYOUT}.")
+    return {split: found[split] for split in ("train", "val", "test") if split in found}
+
+
+def _one_class(folder: Path) -> str:
+    only = _visible_folders(folder)[0]
+    inner = len(_visible_folders(only))
+    hint = f"; if its {inner} folders are the classes, give {only} instead" if inner > 1 else ""
+    return f"there is only one class ('{canonical_name(only.name)}'), and at least two are needed{hint}"

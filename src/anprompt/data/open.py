@@ -1,0 +1,99 @@
+"""From what a user types to a data source."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from anprompt.data.benchmarks import BENCHMARKS, Benchmark, find_benchmark, match_benchmark
+from anprompt.data.coop import load_coop, split_files
+from anprompt.data.folder import load_folder
+from anprompt.data.source import DataSource
+from anprompt.data.table import TABLE_SUFFIXES, load_table
+from anprompt.errors import UserError, did_you_mean
+
+
+def open_data(spec: str | Path, *, data_root: str | Path | None = None) -> DataSource:
+    """Open the data that ``spec`` names; everything that can be wrong without decoding a picture is found here.
+
+    Args:
+        spec: one of
+
+            - a folder with one sub-folder per class (:func:`anprompt.data.folder.load_folder`);
+            - a ``.csv``, ``.tsv`` or ``.jsonl`` file (:func:`anprompt.data.table.load_table`);
+            - a folder in CoOp's layout, known by its ``split_zhou_*.json``, or that file itself
+              (:func:`anprompt.data.coop.load_coop`);
+            - ``toyworld`` or ``toyworld-signs``, perhaps with ``:domain``; write ``./toyworld`` for a folder of that
+              name;
+            - with ``data_root``, the name of a benchmark, such as ``eurosat``.
+        data_root: the folder that holds the folders of the benchmarks.
+
+    Raises:
+        UserError: nothing there (with the nearest name that is), or what the loaders report.
+    """
+    text = str(spec)
+    if isinstance(spec, str) and (text == "toyworld" or text.startswith(("toyworld:", "toyworld-"))):
+        return _open_toyworld(text)
+    path = Path(spec).expanduser()
+    if data_root is not None and not path.exists():
+        return _open_benchmark(text, Path(data_root).expanduser())
+    if not path.exists():
+        raise _missing(path)
+    if path.is_dir():
+        found = split_files(path)
+        return load_coop(_choose_split_file(path, found)) if found else load_folder(path)
+    if path.suffix.lower() in TABLE_SUFFIXES:
+        return load_table(path)
+    if path.name.startswith("split_zhou_") and path.suffix == ".json":
+        return load_coop(path)
+    raise UserError(
+        f"{path} is neither a folder nor a table; a table is called {', '.join(sorted(TABLE_SUFFIXES))} "
+        "and a split file split_zhou_….json."
+    )
+
+
+def _open_toyworld(spec: str) -> DataSource:
+    from anprompt.data import toyworld  # drawing code that only the toy world needs
+
+    domain, vocabulary = toyworld.parse_spec(spec)
+    return toyworld.load(domain, vocabulary)
+
+
+def _open_benchmark(name: str, data_root: Path) -> DataSource:
+    if not data_root.is_dir():
+        raise _missing(data_root)
+    benchmark = find_benchmark(name)
+    folder = data_root / benchmark.folder
+    if not folder.is_dir():
+        there = {other.folder for other in BENCHMARKS if (data_root / other.folder).is_dir()}
+        held = f"it holds {', '.join(sorted(there))}" if there else "it holds no benchmark"
+        raise UserError(f"The benchmark '{benchmark.name}' is expected in {folder}, which is not there; {held}.")
+    split_file = folder / benchmark.split_file
+    if not split_file.is_file():
+        raise UserError(
+            f"The published split {split_file} is not there; put it there, or give the folder that holds the class "
+            "folders as data, to have it split by us (results then do not compare with published ones)."
+        )
+    return load_coop(split_file)
+
+
+def _choose_split_file(root: Path, found: list[Path]) -> Path:
+    if len(found) == 1:
+        return found[0]
+    benchmark: Benchmark | None = match_benchmark(root.resolve().name)
+    for file in found:
+        if benchmark is not None and file.name == benchmark.split_file:
+            return file
+    names = ", ".join(file.name for file in found)
+    raise UserError(f"The folder {root} holds {len(found)} split files ({names}); give one of them as data.")
+
+
+def _missing(path: Path) -> UserError:
+    """Name the part of the path that is not there, and the nearest name that is."""
+    parent, name = path.parent, path.name
+    while not parent.exists():
+        parent, name = parent.parent, parent.name
+    siblings = sorted(sibling.name for sibling in parent.iterdir()) if parent.is_dir() else []
+    message = f"There is no '{name}' in {parent.resolve()} (wanted: {path}).{did_you_mean(name, siblings)}"
+    if match_benchmark(str(path)) is not None:
+        message += f" To use the benchmark '{path}', give the folder of the data sets as data root (--data-root)."
+    return UserError(message)

@@ -1,0 +1,90 @@
+"""What users hand over: data to learn from, and pictures to predict."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from anprompt.data import DataSource, Item, decode, open_data
+from anprompt.data.assemble import check_class_names
+from anprompt.data.decode import is_image_name
+from anprompt.errors import Problems, UserError
+from anprompt.files import sha256_file
+
+
+def as_source(data: Any, labels: Sequence[Any] | None = None, data_root: str | Path | None = None) -> DataSource:
+    """Turn ``data`` into a source: a specification as in ``anprompt fit DATA``, a source, or (pictures, labels).
+
+    Pictures are paths, PIL images or arrays; labels are class names (anything else is turned into text).
+    """
+    if isinstance(data, DataSource):
+        return data
+    if isinstance(data, str | Path):
+        return open_data(data, data_root=data_root)
+    if labels is None:
+        raise UserError("Pictures given as a list need labels: fit(pictures, labels).")
+    pictures, names = list(data), [str(label) for label in labels]
+    if len(pictures) != len(names):
+        raise UserError(f"{len(pictures)} pictures but {len(names)} labels: each picture needs one.")
+    problems = Problems("The labels cannot be used:")
+    check_class_names([(name, f"label '{name}'") for name in sorted(set(names))], problems)
+    problems.raise_if_any()
+    classes = tuple(sorted(set(names)))
+    if len(classes) < 2:
+        raise UserError(f"A classifier needs at least 2 classes; the labels have {len(classes)}.")
+    items = [
+        Item(f"{i}:{_digest(p)}", classes.index(n), n) for i, (p, n) in enumerate(zip(pictures, names, strict=True))
+    ]
+    return DataSource(
+        name="pictures in memory",
+        classes=classes,
+        splits={"train": items},
+        opener=lambda item: decode(pictures[int(item.path.partition(":")[0])]),
+    )
+
+
+def _digest(picture: Any) -> str:
+    """Hash of a picture's file or pixels, so that runs on different pictures can be told apart."""
+    if isinstance(picture, str | Path) and Path(picture).is_file():
+        return sha256_file(Path(picture))
+    if isinstance(picture, str | Path):
+        return str(picture)  # absent: reported with all other unreadable pictures when they are opened
+    return hashlib.sha256(np.asarray(picture).tobytes()).hexdigest()
+
+
+def as_pictures(inputs: Any) -> list[Any]:
+    """Flatten files, folders (searched for pictures), glob patterns, PIL images and arrays into a list of pictures.
+
+    Raises :class:`UserError` naming every path that does not exist and every folder or pattern without pictures.
+    """
+    if getattr(inputs, "ndim", 0) == 4:  # an array of pictures (n, H, W, 3)
+        inputs = list(inputs)
+    elif not isinstance(inputs, list | tuple):
+        inputs = [inputs]
+    found: list[Any] = []
+    missing: list[str] = []
+    for entry in inputs:
+        if not isinstance(entry, str | Path):
+            found.append(entry)
+            continue
+        path = Path(entry)
+        if path.is_dir():
+            inside = sorted(p for p in path.rglob("*") if p.is_file() and is_image_name(p.name))
+        elif path.exists():
+            inside = [path]
+        else:
+            inside = sorted(Path(p) for p in glob.glob(str(entry), recursive=True) if is_image_name(p))
+        found.extend(inside)
+        if not inside:
+            missing.append(str(entry))
+    if missing:
+        shown = ", ".join(f"'{name}'" for name in missing[:5])
+        raise UserError(
+            f"No picture found at {shown}{' …' if len(missing) > 5 else ''}: give files, folders or patterns."
+        )
+    return found

@@ -1,0 +1,31 @@
+"""Learnable numbers of a method on a given shape, counted without any weights."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+
+from anprompt import methods
+from anprompt.clip.backbone import Backbone
+from anprompt.clip.config import ClipConfig, TowerConfig
+
+VIT_B_16 = ClipConfig(
+    vision=TowerConfig(width=768, depth=12, heads=12, mlp=3072),
+    text=TowerConfig(width=512, depth=12, heads=8, mlp=2048),
+    joint_width=512,
+    image_size=224,
+    patch_size=16,
+    vocabulary=49408,
+    context=77,
+    eot_id=49407,
+    sot_id=49406,
+)
+
+
+def learnable_numbers(name: str, config: ClipConfig = VIT_B_16, preset: str | None = None, **options: Any) -> int:
+    """Count the learnable numbers of method ``name``: nothing is allocated, shapes alone are enough."""
+    with torch.device("meta"):
+        backbone = Backbone(config, cast(Any, None), cast(Any, None))  # counting needs no tokenizer and no pictures
+        method = methods.build(name, backbone, preset=preset, **options)
+    return sum(parameter.numel() for parameter in method.parameters())

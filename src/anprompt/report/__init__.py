@@ -1,0 +1,1 @@
+"""What people look at: tables and progress in the terminal, contact sheets."""

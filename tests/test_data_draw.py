@@ -1,0 +1,101 @@
+"""The few-shot draw and the base/new split equal the field's."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter, defaultdict
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anprompt.data import Item, base_new_split, draw_few_shot, draw_validation, short_classes
+from anprompt.errors import UserError
+
+LABELS = st.lists(st.integers(0, 6), min_size=1, max_size=80)
+
+
+def items_of(labels: list[int], split: str = "train") -> list[Item]:
+    return [Item(f"{split}/{i}.jpg", label, f"class {label}") for i, label in enumerate(labels)]
+
+
+def literal_draw(lists: list[tuple[list[Item], int]], seed: int) -> list[list[Item]]:
+    """The field's rule in its own terms: seed Python's global generator, then sample class by class, list by list."""
+    state = random.getstate()
+    random.seed(seed)
+    drawn = []
+    for items, shots in lists:
+        by_label = defaultdict(list)
+        for item in items:
+            by_label[item.label].append(item)
+        drawn.append([i for g in by_label.values() for i in (random.sample(g, shots) if len(g) >= shots else g)])
+    random.setstate(state)
+    return drawn
+
+
+@given(LABELS, LABELS, st.integers(1, 20), st.integers(0, 10_000))
+def test_draws_equal_the_literal_rule(train: list[int], val: list[int], shots: int, seed: int) -> None:
+    train_items, val_items = items_of(train), items_of(val, "val")
+    expected = literal_draw([(train_items, shots), (val_items, min(shots, 4))], seed)
+    assert draw_few_shot(train_items, shots, seed) == expected[0]
+    assert draw_validation(val_items, shots, seed, train_items=train_items) == expected[1]
+
+
+@given(LABELS, st.integers(1, 20))
+def test_every_class_gives_its_shots_or_all_it_has(labels: list[int], shots: int) -> None:
+    items = items_of(labels)
+    available = Counter(labels)
+    drawn = draw_few_shot(items, shots, seed=1)
+    assert Counter(item.label for item in drawn) == {label: min(n, shots) for label, n in available.items()}
+    assert len(set(drawn)) == len(drawn)
+    assert list(dict.fromkeys(i.label for i in drawn)) == list(dict.fromkeys(labels))  # order of first appearance
+    assert short_classes(items, shots) == {f"class {label}": n for label, n in available.items() if n < shots}
+
+
+def test_global_generator_is_left_alone() -> None:
+    items = items_of([0, 1] * 20)
+    random.seed(5)
+    before = random.getstate()
+    draw_validation(items, 4, 1, train_items=items)
+    assert random.getstate() == before
+    first = draw_few_shot(items, 4, 1)
+    random.seed(6)
+    assert draw_few_shot(items, 4, 1) == first
+    assert draw_few_shot(items, 4, 2) != first
+
+
+def test_plain_tuples_work_and_no_shots_are_refused() -> None:
+    assert draw_few_shot([("a.jpg", 0, "a"), ("b.jpg", 1, "b")], 1, 1) == [("a.jpg", 0, "a"), ("b.jpg", 1, "b")]
+    with pytest.raises(UserError, match="shots must be 1 or more, not 0"):
+        draw_few_shot(items_of([0, 1]), 0, 1)
+
+
+@given(st.lists(st.integers(0, 50)))
+def test_base_new_split(labels: list[int]) -> None:
+    base, new = base_new_split(labels)
+    assert base + new == sorted(set(labels))
+    assert len(base) - len(new) in (0, 1)
+
+
+@pytest.mark.real
+def test_published_draws(real: Path) -> None:
+    split = json.loads((real / "splits/split_zhou_EuroSAT.json").read_text())
+    items = [Item(*entry) for entry in split["train"]]
+    drawn = draw_few_shot(items, 16, seed=1)
+    assert [Path(item.path).stem for item in drawn[:2]] == ["AnnualCrop_2365", "AnnualCrop_93"]
+    assert Counter(item.label for item in drawn) == dict.fromkeys(range(10), 16)
+
+
+@pytest.mark.real
+def test_draws_on_all_published_splits(real: Path) -> None:
+    files = sorted((real / "splits").glob("split_zhou_*.json"))
+    assert len(files) >= 7
+    for file in files:
+        split = json.loads(file.read_text())
+        train, val = ([Item(*entry) for entry in split[name]] for name in ("train", "val"))
+        for shots, seed in ((1, 1), (16, 2), (16, 3)):
+            expected = literal_draw([(train, shots), (val, min(shots, 4))], seed)
+            drawn = [draw_few_shot(train, shots, seed), draw_validation(val, shots, seed, train_items=train)]
+            assert drawn == expected, file.name
