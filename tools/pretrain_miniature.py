@@ -62,10 +62,15 @@ def build_tokenizer() -> Tokenizer:
     learner = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
     template = clip_bpe({SOT: 0, EOT: 1}, [])
     learner.normalizer, learner.pre_tokenizer = template.normalizer, template.pre_tokenizer
-    learner.train_from_iterator(
-        texts,
-        trainers.BpeTrainer(vocab_size=2 * VOCABULARY, end_of_word_suffix="</w>", show_progress=False, min_frequency=1),
+    # Naming the characters fixes their order: ties between merges would fall differently from run to run.
+    trainer = trainers.BpeTrainer(
+        vocab_size=2 * VOCABULARY,
+        end_of_word_suffix="</w>",
+        special_tokens=characters,
+        show_progress=False,
+        min_frequency=1,
     )
+    learner.train_from_iterator(texts, trainer)
     merges = [tuple(pair) for pair in json.loads(learner.to_str())["model"]["merges"]]
     tokens = list(characters)
     kept = []
@@ -292,6 +297,7 @@ def train(out: Path, minutes: float, seed: int, steps: int | None, resume: bool)
         "batch": BATCH,
         "pictures": int(pictures.shape[0] * pictures.shape[1]),
         "seconds": round(before + time.monotonic() - started),
+        "seconds_note": "wall clock on a shared machine; pictures kept from an earlier run are not counted (70 s)",
         "machine": f"{torch.get_num_threads()} CPU cores, no GPU",
         "torch": torch.__version__.split("+")[0],
         "precision": "bf16 matrix products, fp32 attention, weights and optimiser; saved in fp16",

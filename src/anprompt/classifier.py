@@ -13,21 +13,20 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from PIL import Image
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from anprompt import methods
 from anprompt.adapter import load_adapter, round_to_storage, save_adapter
 from anprompt.clip import Backbone, load_backbone
-from anprompt.data import BadImage, DataSource, Item, draw_few_shot, short_classes, verify_images
+from anprompt.data import BadImage, DataSource, draw_few_shot, short_classes
 from anprompt.errors import Problems, UserError, unknown_name
 from anprompt.inference import refuse_bad, stream_logits
 from anprompt.inputs import as_pictures, as_source
 from anprompt.methods import Method, find_preset
 from anprompt.results import evaluate_predictions, make_record
 from anprompt.text import DescriptionBank, read_bank
-from anprompt.training import TrainingImages, resolve_recipe, train
+from anprompt.training import read_images, resolve_recipe, train
 
 BENCHMARK_OPTIONS = Path(__file__).parent / "assets" / "benchmark_options.json"
 Progress = Callable[[str, int, int, dict[str, float]], None]  # (stage, done, total, numbers to show)
@@ -151,7 +150,14 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 f"{len(short)} of {len(source.classes)} classes have fewer than {self.shots} photos and give all: "
                 f"{listed}"
             )
-        images, used = self._read(source, drawn, backbone.transform.crop, progress)
+
+        def checked(done: int, total: int) -> None:
+            if progress is not None:
+                progress("reading photos", done, total, {})
+
+        images, used, bad = read_images(source, drawn, backbone.transform.crop, self.bad_images, checked)
+        if bad:
+            note(f"{len(bad)} unreadable photos are left out: {'; '.join(str(error) for error in bad[:5])}")
 
         if "descriptions" in kind.needs:
             missing = [name for name in source.classes if name not in bank.main]
@@ -222,37 +228,6 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             steps=result.steps if result else 0,
         )
         return self
-
-    def _read(
-        self, source: DataSource, drawn: list[Item], crop: int, progress: Progress | None
-    ) -> tuple[TrainingImages, list[Item]]:
-        """Decode the drawn photos once, all problems at once, and keep them in memory.
-
-        Photos whose shorter side is over twice the tower's input are kept at twice of it: random crops down to half
-        the side still have every pixel that the tower can see.
-        """
-        kept: dict[str, torch.Tensor] = {}
-
-        def open_item(item: Item) -> Image.Image:
-            image = source.open(item)
-            factor = 2 * crop / min(image.size)
-            if factor < 1:
-                image = image.resize(
-                    (max(1, round(image.width * factor)), max(1, round(image.height * factor))),
-                    Image.Resampling.BICUBIC,
-                )
-            kept[item.path] = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # (3, h, w)
-            return image
-
-        def checked(done: int, total: int) -> None:
-            if progress is not None:
-                progress("reading photos", done, total, {})
-
-        verified = verify_images(drawn, open_item, self.bad_images, checked, threads=2)
-        if verified.bad:
-            note(f"{len(verified.bad)} unreadable photos are left out: {'; '.join(str(b) for b in verified.bad[:5])}")
-        labels = torch.tensor([item.label for item in verified.good])
-        return TrainingImages([kept[item.path] for item in verified.good], labels), verified.good
 
     # ---- prediction ------------------------------------------------------------------------------------------------
 

@@ -106,10 +106,9 @@ def parse(command: str, arguments: Sequence[str]) -> tuple[Any, Any]:
         sys.exit(0)
     for argument in arguments:
         flag = argument.split("=")[0]
-        if flag.startswith("--") and flag.split(".")[0] not in known and flag not in known:
-            raise UserError(
-                f"'anprompt {command}' has no option '{with_hyphens(flag)}'.{with_hyphens(did_you_mean(flag, known))}"
-            )
+        if flag.startswith("--") and flag.split(".")[0] not in known:
+            nearest = did_you_mean(flag, known)
+            raise UserError(with_hyphens(f"'anprompt {command}' has no option '{flag}'.{nearest}"))
     try:
         namespace = parser.parse_args(arguments)
     except ArgumentError as error:

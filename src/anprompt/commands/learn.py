@@ -35,7 +35,7 @@ def fit(
     """Learn classes from a few photos each and write an adapter.
 
     Args:
-        data: folder with one sub-folder per class, CSV/JSONL file, CoOp-layout folder, toyworld[:domain], or benchmark name.
+        data: folder with one sub-folder per class, CSV/JSONL file, CoOp-layout folder, toyworld[:domain], or benchmark.
         out: folder for the adapter, the log and the resolved configuration.
         backbone: 'miniature', a hub id such as openai/clip-vit-base-patch16, a folder, or an OpenAI .pt file.
         method: one of those that 'anprompt methods' lists.

@@ -119,7 +119,7 @@ def info(path: str | None = None, json: bool = False) -> int:
     if json:
         console.print_json({key: vars(v) if hasattr(v, "__dict__") else v for key, v in document.items()})
         return 0
-    console.table("", ("", ""), [(key, value) for key, value in document.items()])
+    console.table("", ("", ""), list(document.items()))
     return 0
 
 

@@ -26,7 +26,7 @@ DOMAINS = ("photo", "sketch", "night", "noisy")
 SIZE = 48  # side of a picture, pixels
 _ZOOM = 2  # drawn at twice the size, then averaged down: anti-aliasing
 
-_RGB: dict[str, tuple[float, float, float]] = {
+RGB: dict[str, tuple[float, float, float]] = {
     "red": (0.86, 0.10, 0.12),
     "orange": (0.98, 0.52, 0.05),
     "yellow": (0.97, 0.90, 0.15),
@@ -128,7 +128,7 @@ def _draw_blob(draw: ImageDraw.ImageDraw, box: tuple[float, float, float, float]
 def _clutter(rng: np.random.Generator, canvas: Array, strength: float) -> None:
     """Small blobs and lines in the classes' own colours, drawn into ``canvas``."""
     side = canvas.shape[0]
-    names = list(_RGB)
+    names = list(RGB)
     for number in range(int(rng.integers(4, 9))):
         x, y = (float(z) for z in rng.uniform(0, side, 2))
         w, h = (float(z) for z in rng.uniform(0.025, 0.065, 2) * side)
@@ -138,14 +138,14 @@ def _clutter(rng: np.random.Generator, canvas: Array, strength: float) -> None:
             mask = _mask(side, partial(_draw_line, points=line))
         else:
             mask = _mask(side, partial(_draw_blob, box=(x - w, y - h, x + w, y + h)))
-        colour = np.array(_RGB[names[int(rng.integers(len(names)))]])
+        colour = np.array(RGB[names[int(rng.integers(len(names)))]])
         canvas[mask] = strength * colour + (1 - strength) * canvas[mask]
 
 
 def _scene(kind: Kind, rng: np.random.Generator, sketch: bool) -> Array:
     """The picture before domain effects, ``(SIZE, SIZE, 3)``."""
     side = SIZE * _ZOOM
-    colour = np.clip(np.array(_RGB[kind.colour]) + rng.normal(0, 0.035, 3), 0, 1)
+    colour = np.clip(np.array(RGB[kind.colour]) + rng.normal(0, 0.035, 3), 0, 1)
     radius = rng.uniform(0.23, 0.37) * side
     cx, cy = rng.uniform(1.02 * radius, side - 1.02 * radius, 2)
     turn = rng.uniform(-0.35, 0.35)

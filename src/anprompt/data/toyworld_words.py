@@ -48,7 +48,7 @@ SIGN_SHAPES: dict[str, tuple[str, ...]] = {
 SHAPES: dict[str, tuple[str, ...]] = {**MAIN_SHAPES, **SIGN_SHAPES}
 VOCABULARIES = ("shapes", "signs")
 
-_WITH = {
+PATTERN_PHRASES = {
     "plain": "no pattern",
     "striped": "stripes",
     "dotted": "dots",
@@ -171,7 +171,7 @@ _PARTIAL = (
 
 def _rephrase(template: str, kind: Kind, pattern: str, colour: str, shape: str) -> str:
     articles = {"as": with_article(shape), "ac": with_article(colour), "ap": with_article(pattern)}
-    return template.format(p=pattern, c=colour, s=shape, w=_WITH[kind.pattern], **articles)
+    return template.format(p=pattern, c=colour, s=shape, w=PATTERN_PHRASES[kind.pattern], **articles)
 
 
 def descriptions(names: Iterable[str]) -> dict[str, dict[str, list[str]]]:
@@ -226,4 +226,6 @@ def all_words() -> list[str]:
     """Every word and template text of the grammar, as material for a tokenizer."""
     synonyms = [w for table in (PATTERNS, COLOURS, SHAPES) for words in table.values() for w in words]
     fill: Callable[[str], str] = lambda t: t.replace("{", " ").replace("}", " ")  # noqa: E731
-    return synonyms + list(_WITH.values()) + [fill(t) for t in (*_MAIN, *_REPHRASED, *(t for t, _ in _PARTIAL))]
+    return (
+        synonyms + list(PATTERN_PHRASES.values()) + [fill(t) for t in (*_MAIN, *_REPHRASED, *(t for t, _ in _PARTIAL))]
+    )

@@ -145,6 +145,7 @@ class ANPrompt(Method):
         if o.free_prompts:
             self.free = nn.Parameter(0.02 * torch.randn(o.prompt_length, d))
             self.free_to_vision = LinearMaps(n, d, d_vision)
+        self.projection_base: Tensor
         clip_projection = backbone.vision.projection.weight.detach().float()  # (d, D)
         if o.projection == "low-rank":
             self.register_buffer("projection_base", clip_projection.clone(), persistent=False)
@@ -198,7 +199,7 @@ class ANPrompt(Method):
         return f_m + self.options.alpha * mean_feature([t.noise for t in drawn])  # (2)
 
     def _noise_centres(self, names: Sequence[str], f_w: Tensor) -> Tensor:
-        """``P_w`` ``(K, d)``: K-means centres of the rows of ``f_w``; with fewer than K classes, of all sentences' rows."""
+        """``P_w`` ``(K, d)``: K-means centres of the rows of ``f_w``; with fewer classes than K, of all sentences."""
         from sklearn.cluster import KMeans
 
         k = self.options.prompt_length

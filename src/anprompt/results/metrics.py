@@ -14,7 +14,7 @@ def harmonic_mean(base: float, new: float) -> float:
 def evaluate_predictions(labels: Sequence[int], predicted: Sequence[int], classes: Sequence[str]) -> dict[str, Any]:
     """Top-1 accuracy over all images (micro), the mean over classes, and each class's own.
 
-    labels, predicted: class ids in 0..len(classes) − 1, one per image. Returns accuracies in per cent (0–100) and counts.
+    labels, predicted: class ids in 0..len(classes) − 1, one per image. Returns per cents (0–100) and counts.
     """
     totals, hits = [0] * len(classes), [0] * len(classes)
     for label, guess in zip(labels, predicted, strict=True):

@@ -26,7 +26,7 @@ class StopFlag:
 
 @contextlib.contextmanager
 def watch_signals() -> Iterator[StopFlag]:
-    """Note SIGINT and SIGTERM instead of dying; a second one has its usual effect. Outside the main thread: no effect."""
+    """Note SIGINT and SIGTERM instead of dying; a second one has its usual effect. Only in the main thread."""
     flag = StopFlag()
     if threading.current_thread() is not threading.main_thread():
         yield flag

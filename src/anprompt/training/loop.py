@@ -17,21 +17,11 @@ from torch import Tensor
 from anprompt.errors import UserError
 from anprompt.methods.base import Method
 from anprompt.training.checkpoint import FILE, load_state, save_state
+from anprompt.training.images import TrainingImages
 from anprompt.training.interrupt import Interrupted, watch_signals
 from anprompt.training.recipe import Recipe
 
 LOG = "log.jsonl"
-
-
-@dataclass(frozen=True)
-class TrainingImages:
-    """Decoded photos, kept in memory: ``images[i]`` is uint8 ``(3, h, w)`` of any size, ``labels`` is ``(n,)`` int64."""
-
-    images: list[Tensor]
-    labels: Tensor
-
-    def __len__(self) -> int:
-        return len(self.images)
 
 
 @dataclass

@@ -1,0 +1,53 @@
+"""The drawn photos, decoded once and kept in memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from anprompt.data import BadImage, DataSource, Item, verify_images
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """``images[i]`` is uint8 ``(3, h, w)`` of any size, ``labels`` is ``(n,)`` int64."""
+
+    images: list[Tensor]
+    labels: Tensor
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+
+def read_images(
+    source: DataSource,
+    drawn: Sequence[Item],
+    crop: int,
+    on_bad: str,
+    progress: Callable[[int, int], None] | None = None,
+) -> tuple[TrainingImages, list[Item], list[BadImage]]:
+    """Decode ``drawn`` and return (pictures, items used, items left out).
+
+    crop: side of the tower's input. Photos whose shorter side is over twice of it are kept at twice of it, resized with
+    antialiasing: a random crop of half the side still has a pixel for every pixel of the input.
+    on_bad: ``"stop"`` raises :class:`UserError` naming all unreadable photos; ``"skip"`` leaves them out.
+    """
+    kept: dict[str, Tensor] = {}
+
+    def open_item(item: Item) -> Image.Image:
+        image = source.open(item)
+        factor = 2 * crop / min(image.size)
+        if factor < 1:
+            size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
+            image = image.resize(size, Image.Resampling.BICUBIC)
+        kept[item.path] = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # (3, h, w)
+        return image
+
+    verified = verify_images(drawn, open_item, on_bad, progress, threads=2)
+    labels = torch.tensor([item.label for item in verified.good])
+    return TrainingImages([kept[item.path] for item in verified.good], labels), verified.good, verified.bad
