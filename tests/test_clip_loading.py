@@ -89,6 +89,13 @@ def test_all_weights_that_do_not_fit_are_named_at_once(folder: Path) -> None:
     assert "unexpected: extra.weight" in str(error.value)
 
 
+def test_an_older_repository_with_a_pickled_state_dict_is_read_as_data(folder: Path, reference: Backbone) -> None:
+    weights = folder / "model.safetensors"
+    torch.save(load_file(weights), folder / "pytorch_model.bin")
+    weights.unlink()
+    assert same_weights(load_backbone(folder), reference)
+
+
 def damage(folder: Path, what: str) -> None:
     weights = folder / "model.safetensors"
     if what == "truncated":
@@ -124,7 +131,7 @@ def damage(folder: Path, what: str) -> None:
     ("what", "said"),
     [
         ("truncated", "model.safetensors: truncated, damaged"),
-        ("pickle", "only pytorch_model.bin"),
+        ("pickle", "pytorch_model.bin"),
         ("no weights", "no weights; model.safetensors"),
         ("lost shards", r"(?s)are missing:.*model-1.safetensors.*model-2.safetensors"),
         ("broken index", "not a readable index"),

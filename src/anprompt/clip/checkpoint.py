@@ -1,4 +1,4 @@
-"""Loads a frozen CLIP from a Hugging Face directory, the hub, an OpenAI file or the packaged miniature."""
+"""Load a frozen CLIP from a Hugging Face directory, the hub, an OpenAI file or the packaged miniature."""
 
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ OPENAI_NAMES = {
 RESNETS = ("RN50", "RN101", "RN50x4", "RN50x16", "RN50x64")
 TOKENIZER_REPOSITORY = "openai/clip-vit-base-patch16"  # all of OpenAI's models share one vocabulary
 WEIGHT_FILES = ("model.safetensors", "model-*.safetensors", "model.safetensors.index.json")
+PICKLED = "pytorch_model.bin"
 CHECKPOINT_FILES = ("config.json", "preprocessor_config.json", *TOKENIZER_FILES, *WEIGHT_FILES)
 
 Layout = Literal["hugging_face", "openai"]
@@ -125,7 +126,10 @@ def load_backbone(name: str | Path | Mapping[str, Tensor], *, tokenizer_from: st
     if not re.fullmatch(r"[\w.-]+/[\w.-]+", repository):
         allowed = ["miniature", *OPENAI_NAMES, "a hub id (organisation/name)", "a folder", "a .pt file"]
         raise unknown_name("backbone", text, allowed)
-    return _from_folder(_download(repository, CHECKPOINT_FILES), text, tokenizer_folder)
+    folder = _download(repository, CHECKPOINT_FILES)
+    if not any(folder.glob("model*.safetensors")):
+        folder = _download(repository, (*CHECKPOINT_FILES, PICKLED))  # fetched only where there is nothing better
+    return _from_folder(folder, text, tokenizer_folder)
 
 
 def _looks_like_path(name: str | Path) -> bool:
@@ -197,12 +201,12 @@ def _from_folder(folder: Path, source: str, tokenizer_folder: Path | None) -> Ba
         config = ClipConfig.from_hugging_face(raw)
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: not a readable model configuration ({error}).") from error
-    tensors = _read_safetensors(folder)
+    tensors = _read_weights(folder)
     return _build(config, tensors, "hugging_face", source, folder, tokenizer_folder or folder)
 
 
-def _read_safetensors(folder: Path) -> dict[str, Tensor]:
-    """All tensors of ``model.safetensors`` or of the shards that its index names."""
+def _read_weights(folder: Path) -> Mapping[str, Tensor]:
+    """All tensors of ``model.safetensors``, of the shards that its index names, or of ``pytorch_model.bin``."""
     index, single = folder / "model.safetensors.index.json", folder / "model.safetensors"
     if single.is_file():
         files = [single]
@@ -217,11 +221,8 @@ def _read_safetensors(folder: Path) -> dict[str, Tensor]:
             if not file.is_file():
                 missing.add(file.name)
         missing.raise_if_any()
-    elif (folder / "pytorch_model.bin").is_file():
-        raise UserError(
-            f"{folder}: has only pytorch_model.bin, a pickle, which is not read; give a copy with model.safetensors, "
-            "e.g. made with transformers' CLIPModel.from_pretrained(...).save_pretrained(...)."
-        )
+    elif (folder / PICKLED).is_file():
+        return read_openai_pt(folder / PICKLED)  # older repositories; read as data, nothing in it is executed
     else:
         raise UserError(f"{folder}: no weights; model.safetensors or model.safetensors.index.json is needed.")
     tensors: dict[str, Tensor] = {}

@@ -1,0 +1,29 @@
+# make demo | test | quality — each works on a bare machine: without an active virtual environment it makes .venv first.
+ifdef VIRTUAL_ENV
+  BIN := $(VIRTUAL_ENV)/bin
+else
+  BIN := .venv/bin
+endif
+STAMP := $(BIN)/.anprompt-installed
+SEEDS ?= 1
+
+.PHONY: demo test quality clean
+
+$(STAMP): pyproject.toml constraints.txt
+	test -x $(BIN)/python || python3 -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
+	touch $@
+
+demo: $(STAMP)  ## zero-shot and ANPrompt on the packaged toy world; SEEDS=3 for the mean of three runs
+	$(BIN)/anprompt demo --seeds $(SEEDS)
+
+test: $(STAMP)  ## everything but the slow tests; 'make test ARGS="-m slow"' runs those
+	$(BIN)/python -m pytest $(ARGS)
+
+quality: $(STAMP)  ## style and types
+	$(BIN)/ruff check src tests tools
+	$(BIN)/ruff format --check src tests tools
+	$(BIN)/mypy
+
+clean:
+	rm -rf .venv anprompt-demo
