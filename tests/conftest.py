@@ -5,7 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
+
+from helpers_clip import hugging_face_model, sizes, write_tokenizer
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -18,3 +22,38 @@ def real() -> Path:
     if not REAL.is_dir():
         pytest.skip("real photos and the stand-in backbone are not beside this checkout (../shared/real)")
     return REAL
+
+
+@pytest.fixture(scope="session")
+def small_clip(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Hugging Face CLIP directory: small random weights, 12 + 12 blocks, pictures of 32 x 32 pixels."""
+    folder = tmp_path_factory.mktemp("checkpoint") / "small-clip"
+    vision = {**sizes(32, 12, 2, 64), "image_size": 32, "patch_size": 8}
+    text = {**sizes(24, 12, 2, 48), "max_position_embeddings": 77}
+    hugging_face_model(vision, text, 16).save_pretrained(folder)
+    write_tokenizer(folder)
+    return folder
+
+
+COLOURS = {
+    "blue star": (30, 60, 200),
+    "green circle": (20, 160, 60),
+    "red square": (210, 40, 30),
+    "white cat": (235, 235, 235),
+}
+
+
+@pytest.fixture(scope="session")
+def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photos of four classes, each of its own colour: ``{train,test}/<class>/``, 8 and 4 files each, JPEG and PNG."""
+    root = tmp_path_factory.mktemp("data") / "photos"
+    rng = np.random.default_rng(0)
+    for split, count in (("train", 8), ("test", 4)):
+        for name, colour in COLOURS.items():
+            folder = root / split / name.replace(" ", "_")
+            folder.mkdir(parents=True)
+            for i in range(count):
+                pixels = np.array(colour) + rng.normal(0, 25, (40 + 2 * i, 48, 3))
+                suffix = "png" if i % 3 == 0 else "jpg"
+                Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{split}-{i}.{suffix}")
+    return root

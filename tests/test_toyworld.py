@@ -153,7 +153,6 @@ def test_load_gives_virtual_paths_and_keeps_pictures_through_subsets() -> None:
     ],
 )
 def test_specs(spec: str, expected: tuple[str, str]) -> None:
-    assert toyworld.is_spec(spec)
     assert toyworld.parse_spec(spec) == expected
 
 

@@ -6,6 +6,7 @@ model card for people. No pickle, no code.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,44 +14,58 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from anprompt import __version__, methods
 from anprompt.clip import Backbone, load_backbone
-from anprompt.errors import UserError
-from anprompt.files import atomic_path, check_writable, sha256_file, sha256_json, write_json, write_text
+from anprompt.errors import UserError, did_you_mean
+from anprompt.files import atomic_paths, check_writable, remove_parts, sha256_file, sha256_json, to_json
 from anprompt.methods import Method
 from anprompt.text import DescriptionBank
+from anprompt.training import Recipe
 
 FORMAT = "anprompt-adapter"
 FORMAT_VERSION = 1
 TENSORS, DOCUMENT, CARD = "adapter.safetensors", "adapter.json", "README.md"
+# What a document of version 1 must have; it may have more, which is kept and ignored.
+REQUIRED = ("method", "options", "seed", "template", "class_blocks", "texts", "baked", "decision", "backbone", "files")
 STORED = {"fp16": torch.float16, "fp32": torch.float32}
 
 
 @torch.no_grad()
 def round_to_storage(method: Method, dtype: str) -> None:
-    """Round learned tensors to the format they are stored in: a loaded adapter then predicts bit-identically."""
-    for parameter in method.parameters():
-        parameter.copy_(parameter.to(STORED[dtype]).to(parameter.dtype))
+    """Round learned tensors to the format they are stored in: a loaded adapter then predicts bit-identically.
+
+    Raises :class:`UserError` for numbers beyond the format's range.
+    """
+    for name, parameter in method.named_parameters():
+        rounded = parameter.to(STORED[dtype]).to(parameter.dtype)
+        if not bool(rounded.isfinite().all()):
+            raise UserError(f"Learned numbers in '{name}' are too large for {dtype}: lower the learning rate.")
+        parameter.copy_(rounded)
 
 
-def save_adapter(folder: Path, method: Method, about: Mapping[str, Any], *, dtype: str = "fp16") -> None:
+def save_adapter(folder: Path, method: Method, about: Mapping[str, Any]) -> None:
     """Write an adapter.
 
-    about: ``preset``, ``recipe``, ``data``, ``metrics`` and whatever else belongs into the document.
-    dtype: of the learned tensors, ``"fp16"`` or ``"fp32"``; frozen prompts are stored as they are.
+    about: ``preset``, ``recipe``, ``data``, ``metrics`` and whatever else belongs into the document. ``storage`` is the
+        number format of the learned tensors, ``"fp16"`` (default) or ``"fp32"``; frozen prompts are stored as they are.
 
-    Raises :class:`UserError` when the folder cannot be written; each old file is then complete.
+    Raises :class:`UserError` when the folder cannot be written; an adapter that was there is then as it was.
     """
     check_writable(folder)
+    paths = folder / TENSORS, folder / DOCUMENT, folder / CARD
+    remove_parts(*paths)
+    baked = bool(getattr(method, "baked_names", ()))
+    if baked:
+        method.bake()  # takes in classes that were added since
+    dtype = STORED[about.get("storage", "fp16")]
     learned = {name for name, _ in method.named_parameters()}
     tensors = {
-        name: (tensor.to(STORED[dtype]) if name in learned else tensor).detach().cpu().contiguous()
+        name: (tensor.to(dtype) if name in learned else tensor).detach().cpu().contiguous()
         for name, tensor in method.state_dict().items()
     }
-    baked = bool(getattr(method, "baked_names", ()))
     texts = DescriptionBank() if baked else method.used_texts([*method.class_names, *method.bank.main])
     document: dict[str, Any] = {
         "format": FORMAT,
@@ -67,37 +82,43 @@ def save_adapter(folder: Path, method: Method, about: Mapping[str, Any], *, dtyp
         "backbone": {"source": method.backbone.source, "weights_sha256": method.backbone.weights_hash},
         **about,
     }
-    with atomic_path(folder / TENSORS) as part:
-        save_file(tensors, part, metadata={"format": FORMAT})
-    document["files"] = {TENSORS: {"sha256": sha256_file(folder / TENSORS), "bytes": (folder / TENSORS).stat().st_size}}
+    content = save(tensors, metadata={"format": FORMAT})
+    document["files"] = {TENSORS: {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}}
     document["sha256"] = sha256_json(document)
-    write_json(folder / DOCUMENT, document)
-    write_text(folder / CARD, model_card(document))
+    with atomic_paths(*paths) as (tensors_part, document_part, card_part):
+        tensors_part.write_bytes(content)
+        document_part.write_text(to_json(document), encoding="utf-8")
+        card_part.write_text(model_card(document), encoding="utf-8")
 
 
 def read_document(folder: str | Path) -> dict[str, Any]:
     """Read and check ``adapter.json``. Unknown keys are kept and ignored; a newer format version is refused."""
     folder = Path(folder)
     path = folder / DOCUMENT
+    if not folder.exists():
+        near = [other.name for other in folder.parent.iterdir()] if folder.parent.is_dir() else []
+        raise UserError(f"There is no adapter folder '{folder}'.{did_you_mean(folder.name, near)}")
     if not path.is_file():
         raise UserError(
             f"'{folder}' is not an adapter: it has no {DOCUMENT}. 'anprompt fit … --out FOLDER' writes one."
         )
     try:
         document = json.loads(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         raise UserError(f"'{path}' is damaged: {error}.") from error
     if not isinstance(document, dict) or document.get("format") != FORMAT:
         raise UserError(f'\'{path}\' is not an adapter document: its "format" is not "{FORMAT}".')
     version = document.get("format_version")
-    if not isinstance(version, int) or version > FORMAT_VERSION:
+    if not isinstance(version, int) or not 1 <= version <= FORMAT_VERSION:
         raise UserError(
-            f"'{folder}' has adapter format version {version}; this anprompt ({__version__}) reads up to "
+            f"'{folder}' has adapter format version {version!r}; this anprompt ({__version__}) reads versions 1 to "
             f"{FORMAT_VERSION}: upgrade it."
         )
     body = {key: value for key, value in document.items() if key != "sha256"}
     if document.get("sha256") != sha256_json(body):
         raise UserError(f"'{path}' was changed after it was written (its checksum differs): fetch or fit it again.")
+    if missing := [key for key in REQUIRED if key not in document]:
+        raise UserError(f"'{path}' is incomplete: it lacks {', '.join(missing)}.")
     return document
 
 
@@ -121,10 +142,13 @@ def _tensors(folder: Path, document: dict[str, Any]) -> dict[str, Tensor]:
         raise UserError(f"'{path}' cannot be read: {error}.") from error
 
 
-def load_adapter(folder: str | Path, backbone: str | Backbone | None = None) -> tuple[Method, dict[str, Any]]:
+def load_adapter(
+    folder: str | Path, backbone: str | Path | Backbone | None = None, device: torch.device | None = None
+) -> tuple[Method, dict[str, Any]]:
     """Load an adapter and put its classes in front of it; return (method, document).
 
     backbone: a loaded one, or where to find it now; by default the place that the adapter was trained with.
+    device: where to run; by default where the backbone is.
     Raises :class:`UserError` for damaged, newer or foreign files, and for another backbone than it was trained on.
     """
     folder = Path(folder)
@@ -138,6 +162,9 @@ def load_adapter(folder: str | Path, backbone: str | Backbone | None = None) -> 
             f"The adapter '{folder}' belongs to the backbone '{document['backbone']['source']}' (weights "
             f"{expected[:12]}…), but '{backbone.source}' has other weights ({backbone.weights_hash[:12]}…)."
         )
+    backbone.to(device or backbone.device)
+    asked = (document.get("recipe") or {}).get("precision", "auto")
+    backbone.set_precision(Recipe(precision=asked).resolve_precision(backbone.device))  # as in training, if it can be
     method = methods.build(
         document["method"], backbone, template=document["template"], seed=document["seed"], **document["options"]
     )
@@ -145,11 +172,10 @@ def load_adapter(folder: str | Path, backbone: str | Backbone | None = None) -> 
     if document["baked"]:
         method.bake(tensors, names)
     else:
-        wanted, found = set(method.state_dict()), set(tensors)
+        wanted, found = ({(n, tuple(t.shape)) for n, t in ts.items()} for ts in (method.state_dict(), tensors))
         if wanted != found:
-            raise UserError(
-                f"'{folder / TENSORS}' does not fit its document: tensors {sorted(wanted ^ found)[:5]} differ."
-            )
+            names = sorted({name for name, _ in wanted ^ found})[:5]
+            raise UserError(f"'{folder / TENSORS}' does not fit its document: {', '.join(names)} differ.")
         method.load_state_dict(tensors)
     texts = document["texts"]
     method.bank = DescriptionBank(texts["main"], texts["noise"], texts.get("source", "adapter"))

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -18,43 +16,18 @@ from sklearn.utils.validation import check_is_fitted
 
 from anprompt import methods
 from anprompt.adapter import load_adapter, round_to_storage, save_adapter
-from anprompt.clip import Backbone, load_backbone
-from anprompt.data import BadImage, DataSource, draw_few_shot, short_classes
+from anprompt.data import BadImage, DataSource, decode, draw_few_shot, short_classes
 from anprompt.errors import Problems, UserError, unknown_name
+from anprompt.files import sha256_json
 from anprompt.inference import refuse_bad, stream_logits
 from anprompt.inputs import as_pictures, as_source
 from anprompt.methods import Method, find_preset
 from anprompt.results import evaluate_predictions, make_record
-from anprompt.text import DescriptionBank, read_bank
+from anprompt.settings import bank_for, benchmark_options, check_settings, find_device, listed, loaded, note
+from anprompt.text import DescriptionBank, fill, read_bank
 from anprompt.training import read_images, resolve_recipe, train
 
-BENCHMARK_OPTIONS = Path(__file__).parent / "assets" / "benchmark_options.json"
 Progress = Callable[[str, int, int, dict[str, float]], None]  # (stage, done, total, numbers to show)
-
-
-class Note(UserWarning):
-    """Something the user should know about a result that is not an error."""
-
-
-def note(message: str) -> None:
-    warnings.warn(message, Note, stacklevel=3)
-
-
-def benchmark_options(method: str, preset: str, benchmark: str | None) -> dict[str, Any]:
-    """Options that a published data set has by convention; empty for anybody's own data."""
-    table = json.loads(BENCHMARK_OPTIONS.read_text(encoding="utf-8"))
-    return dict(table.get(method, {}).get(preset, {}).get(benchmark, {}))
-
-
-def bank_for(texts: str | Path | DescriptionBank | None, source: DataSource) -> DescriptionBank:
-    """The description bank of a run: the user's, else the data's own, else empty (then templates serve)."""
-    if isinstance(texts, DescriptionBank):
-        return texts
-    if texts is not None:
-        return read_bank(texts, source.classes)
-    if source.descriptions is not None:
-        return DescriptionBank(source.descriptions["main"], source.descriptions["noise"], source.name)
-    return DescriptionBank()
 
 
 class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -129,27 +102,25 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         preset_name = next(name for name, candidate in kind.presets.items() if candidate is preset)
         recipe = resolve_recipe(preset.recipe, self.recipe)
         methods.resolve_options(self.method, self.preset, self.options)
-        if not isinstance(self.shots, int) or self.shots < 1:
-            raise UserError(f"'shots' must be a whole number of at least 1 (got {self.shots!r}).")
-        if self.storage not in ("fp16", "fp32"):
-            raise unknown_name("storage format", str(self.storage), ("fp16", "fp32"))
+        check_settings(self.shots, self.random_state, self.storage)
+        shots, seed, device = int(self.shots), int(self.random_state), find_device(self.device)
 
         whole = as_source(data, labels)
         source = whole.subset(self.subset)
         options = {**benchmark_options(self.method, preset_name, source.benchmark), **(self.options or {})}
         bank = bank_for(self.texts, whole)
-        backbone = _device(_loaded(self.backbone), self.device)
+        backbone = loaded(self.backbone).to(device)
         weights_hash = backbone.weights_hash
         backbone.set_precision(recipe.resolve_precision(backbone.device))
         template = self.template or source.template
+        # Layers outside the tower, a template without a place for the name, names that are too long: known by now.
+        methods.build(self.method, backbone, preset=preset_name, template=template, seed=seed, **options)
+        backbone.tokenizer(fill(template, source.classes))
 
-        drawn = draw_few_shot(source.splits["train"], self.shots, self.random_state)
-        if short := short_classes(source.splits["train"], self.shots):
-            listed = ", ".join(f"{name} ({count})" for name, count in list(short.items())[:5])
-            note(
-                f"{len(short)} of {len(source.classes)} classes have fewer than {self.shots} photos and give all: "
-                f"{listed}"
-            )
+        drawn = draw_few_shot(source.splits["train"], shots, seed)
+        if short := short_classes(source.splits["train"], shots):
+            shown = listed([f"{name} ({count})" for name, count in short.items()])
+            note(f"{len(short)} of {len(source.classes)} classes have fewer than {shots} photos and give all: {shown}")
 
         def checked(done: int, total: int) -> None:
             if progress is not None:
@@ -157,31 +128,32 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         images, used, bad = read_images(source, drawn, backbone.transform.crop, self.bad_images, checked)
         if bad:
-            note(f"{len(bad)} unreadable photos are left out: {'; '.join(str(error) for error in bad[:5])}")
+            note(f"{len(bad)} unreadable photos are left out: {listed([str(error) for error in bad])}")
 
         if "descriptions" in kind.needs:
             missing = [name for name in source.classes if name not in bank.main]
             if missing:
                 note(
                     f"{len(missing)} of {len(source.classes)} classes have no descriptions and use the template "
-                    f"instead: {', '.join(missing[:5])}{' …' if len(missing) > 5 else ''}"
+                    f"instead: {listed(missing)}"
                 )
         method = methods.create(
             self.method, backbone, source.classes, texts=bank, preset=preset_name, template=template,
-            seed=self.random_state, **options,
+            seed=seed, **options,
         )  # fmt: skip
         settings = {
             "method": self.method,
             "preset": preset_name,
             "options": vars(method.options),
             "recipe": asdict(recipe),
-            "seed": self.random_state,
-            "shots": self.shots,
+            "seed": seed,
+            "shots": shots,
             "subset": self.subset,
             "template": template,
             "backbone": weights_hash,
             "data": source.content_hash(used),
             "texts": bank.source,
+            "texts_sha256": sha256_json(bank.to_json()),
         }
         prepared = time.perf_counter()
         result = None
@@ -193,7 +165,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                     progress("training", epoch * steps + step + 1, recipe.epochs * steps, shown)
 
             result = train(
-                method, images, recipe, seed=self.random_state, folder=None if folder is None else Path(folder),
+                method, images, recipe, seed=seed, folder=None if folder is None else Path(folder),
                 resume=resume, fingerprint=settings, report=report,
             )  # fmt: skip
             round_to_storage(method, self.storage)
@@ -203,12 +175,13 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             "preset": preset_name,
             "recipe": asdict(recipe),
             "precision": backbone.precision,
+            "storage": self.storage,
             "data": {
                 "name": source.name,
                 "benchmark": source.benchmark,
                 "sha256": settings["data"],
                 "subset": self.subset,
-                "shots": self.shots,
+                "shots": shots,
                 "images": len(used),
                 "own_split": source.own_split,
             },
@@ -244,12 +217,14 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         entries = as_pictures(pictures)
         bad: list[BadImage] = []
         rows: list[torch.Tensor] = []
-        for chunk, logits in stream_logits(self.method_, entries, _open_any, bad=bad):
+        for chunk, logits in stream_logits(self.method_, entries, decode, bad=bad, stop=self.bad_images == "stop"):
             rows.append(logits)
             if progress is not None:
                 progress("predicting", sum(len(r) for r in rows), len(entries), {"photos": len(chunk)})
         if self.bad_images == "stop":
             refuse_bad(bad, len(entries))
+        if bad:
+            note(f"{len(bad)} of {len(entries)} pictures are left out: {listed([str(error) for error in bad])}")
         return torch.cat(rows).numpy() if rows else np.zeros((0, len(self.classes_)), np.float32)
 
     def predict_proba(self, pictures: Any) -> npt.NDArray[np.float32]:
@@ -273,12 +248,13 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ) -> dict[str, Any]:
         """Accuracy on labelled data, over the classes of ``subset``, put in front of the tuned prompts by their names.
 
+        Labels of pictures in memory must be among ``classes_``; ``with_classes(…).evaluate`` takes others.
         Returns ``accuracy``, ``class_mean`` (per cent), ``images``, ``per_class``, ``classes``, ``decision``,
         ``predictions`` (path, label, prediction, probability) and ``seconds``.
         """
         check_is_fitted(self, "method_")
         began = time.perf_counter()
-        source = as_source(data, labels).subset(subset)
+        source = as_source(data, labels, classes=None if labels is None else self.method_.class_names).subset(subset)
         if labels is not None and split == "test":
             split = "train"  # pictures in memory have a single list
         if split not in source.splits:
@@ -289,7 +265,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         rows: list[dict[str, Any]] = []
         truth: list[int] = []
         guesses: list[int] = []
-        for chunk, logits in stream_logits(view.method_, items, source.open, bad=bad):
+        for chunk, logits in stream_logits(view.method_, items, source.open, bad=bad, stop=self.bad_images == "stop"):
             top = logits.softmax(dim=1).max(dim=1)
             for item, guess, probability in zip(chunk, top.indices.tolist(), top.values.tolist(), strict=True):
                 truth.append(item.label)
@@ -300,6 +276,8 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 progress("evaluating", len(rows), len(items), {})
         if self.bad_images == "stop":
             refuse_bad(bad, len(items))
+        if bad:
+            note(f"{len(bad)} of {len(items)} pictures are left out: {listed([str(error) for error in bad])}")
         return {
             **evaluate_predictions(truth, guesses, source.classes),
             "classes": list(source.classes),
@@ -341,10 +319,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             known = known.with_class(name, sentences)
         missing = [name for name in names if name not in known.main and name not in self.classes_]
         if missing and "descriptions" in self.method_.needs:
-            note(
-                f"{len(missing)} of {len(names)} classes have no descriptions and use the template: "
-                f"{', '.join(missing[:5])}"
-            )
+            note(f"{len(missing)} of {len(names)} classes have no descriptions and use the template: {listed(missing)}")
         view = PromptClassifier(**self.get_params(deep=False))
         view.method_ = self.method_.with_classes(list(names), known)
         view.about_, view.record_ = self.about_, self.record_
@@ -384,45 +359,22 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def save(self, folder: str | Path) -> Path:
         """Write the adapter into ``folder`` (docs/adapter-format.md); :class:`UserError` if that is not possible."""
         check_is_fitted(self, "method_")
-        save_adapter(Path(folder), self.method_, self.about_, dtype=self.storage)
+        save_adapter(Path(folder), self.method_, self.about_)
         return Path(folder)
 
     @classmethod
     def load(cls, folder: str | Path, backbone: Any = None, *, device: str = "auto", **params: Any) -> PromptClassifier:
         """Load an adapter. backbone: where its model lies now, if not where it was trained. params: e.g. ``texts``."""
-        method, document = load_adapter(folder, None if backbone is None else _device(_loaded(backbone), device))
+        method, document = load_adapter(folder, backbone, find_device(device))
         data = document.get("data", {})
         own = cls(
             backbone=method.backbone.source, method=method.name, preset=document.get("preset"),
             shots=data.get("shots", 16), subset=data.get("subset", "all"), template=method.template,
             options=document["options"], recipe=document.get("recipe"), device=device,
-            random_state=document["seed"], **params,
+            storage=document.get("storage", "fp16"), random_state=document["seed"], **params,
         )  # fmt: skip
         own.method_ = method
-        own.about_ = {
-            key: document[key] for key in ("preset", "recipe", "precision", "data", "metrics") if key in document
-        }
+        kept = ("preset", "recipe", "precision", "storage", "data", "metrics")
+        own.about_ = {key: document[key] for key in kept if key in document}
         own.record_ = document
         return own
-
-
-def _open_any(entry: Any) -> Any:
-    from anprompt.data import decode
-
-    return decode(entry)
-
-
-def _loaded(backbone: Any) -> Backbone:
-    return backbone if isinstance(backbone, Backbone) else load_backbone(backbone)
-
-
-def _device(backbone: Backbone, device: str) -> Backbone:
-    if device not in ("auto", "cpu", "cuda", "mps"):
-        raise unknown_name("device", device, ("auto", "cpu", "cuda", "mps"))
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    if (device == "cuda" and not torch.cuda.is_available()) or (
-        device == "mps" and not torch.backends.mps.is_available()
-    ):
-        raise UserError(f"Device '{device}' is not available on this machine; use 'cpu' or 'auto'.")
-    return backbone.to(device)

@@ -12,19 +12,27 @@ from anprompt.adapter import DOCUMENT, TENSORS
 from anprompt.classifier import PromptClassifier
 from anprompt.clip import load_backbone
 from anprompt.data import open_data
+from anprompt.errors import UserError
 from anprompt.files import check_writable
 from anprompt.report.contact_sheet import Tile, save_contact_sheet
 from anprompt.results import harmonic_mean, make_record, write_record
 
 DATA = "toyworld:night"
+RECORD = "demo.json"
 RECIPE = {"epochs": 10, "batch": 4}
 Progress = Callable[[str, int, int, dict[str, float]], None]
 
 
-def _both_halves(classifier: PromptClassifier, source: Any) -> tuple[dict[str, float], dict[str, Any]]:
+def _both_halves(
+    classifier: PromptClassifier, source: Any, name: str, progress: Progress | None
+) -> tuple[dict[str, float], dict[str, Any]]:
     """Accuracy on base and new classes and their harmonic mean, in per cent, and the base evaluation itself."""
-    base = classifier.evaluate(source, subset="base")
-    new = classifier.evaluate(source, subset="new")
+
+    def staged(half: str) -> Progress | None:
+        return progress and (lambda _, done, total, numbers: progress(f"{name}, {half} classes", done, total, numbers))
+
+    base = classifier.evaluate(source, subset="base", progress=staged("base"))
+    new = classifier.evaluate(source, subset="new", progress=staged("new"))
     scores = {"base": base["accuracy"], "new": new["accuracy"]}
     return {**scores, "hm": harmonic_mean(scores["base"], scores["new"])}, base
 
@@ -41,13 +49,15 @@ def run_demo(out: Path, seeds: Sequence[int], data: str = DATA, progress: Progre
     Returns a record with ``zero_shot``, ``runs`` (one per seed), ``mean`` and the paths written.
     """
     check_writable(out)
+    adapter = out / "adapter"
+    if (adapter / DOCUMENT).exists() and not (out / RECORD).exists():
+        raise UserError(f"'{adapter}' holds an adapter that no demo wrote: give another --out.")
     began = time.perf_counter()
     source = open_data(data)
     backbone = load_backbone("miniature")
     zero = PromptClassifier(backbone, "zero-shot").fit(source)
-    zero_scores, _ = _both_halves(zero, source)
+    zero_scores, _ = _both_halves(zero, source, "zero-shot", progress)
     runs: list[dict[str, Any]] = []
-    adapter = out / "adapter"
     for seed in seeds:
         started = time.perf_counter()
 
@@ -57,21 +67,24 @@ def run_demo(out: Path, seeds: Sequence[int], data: str = DATA, progress: Progre
 
         tuned = PromptClassifier(backbone, subset="base", recipe=RECIPE, random_state=seed).fit(source, progress=staged)
         trained = time.perf_counter() - started
-        scores, base = _both_halves(tuned, source)
+        scores, base = _both_halves(tuned, source, f"testing, seed {seed}", progress)
         runs.append({"seed": seed, **scores, "seconds": trained})
         if seed == seeds[0]:
             tuned.about_["metrics"] = {f"{name} accuracy": value for name, value in scores.items() if name != "hm"}
             tuned.save(adapter)
             sheet = out / "predictions.png"
             view = source.subset("base")
-            sections = [("right", _tiles(base, view, True)), ("wrong", _tiles(base, view, False))]
-            save_contact_sheet(sheet, f"ANPrompt on {source.name}: base classes, test pictures", sections)
+            sections = [
+                ("right, with the probability of the answer", _tiles(base, view, True)),
+                ("wrong: the answer in red, what it is in black", _tiles(base, view, False)),
+            ]
+            save_contact_sheet(sheet, f"ANPrompt on {source.name}: test pictures of the base classes", sections)
     mean = {key: statistics.fmean(run[key] for run in runs) for key in ("base", "new", "hm", "seconds")}
     size = sum((adapter / name).stat().st_size for name in (TENSORS, DOCUMENT))
     record = make_record(
         "demo", {"data": data, "seeds": list(seeds), "recipe": RECIPE},
         zero_shot=zero_scores, runs=runs, mean=mean, adapter_bytes=size, seconds=time.perf_counter() - began,
-        written={"adapter": str(adapter), "contact sheet": str(sheet), "record": str(out / "demo.json")},
+        written={"adapter": str(adapter), "contact sheet": str(sheet), "record": str(out / RECORD)},
     )  # fmt: skip
-    write_record(out / "demo.json", record)
+    write_record(out / RECORD, record)
     return record

@@ -41,7 +41,12 @@ class Problems:
         return bool(self.lines)
 
     def message(self) -> str:
-        """The heading, then one indented line per problem (at most ``limit``, with the count of the rest)."""
+        """The heading, then one indented line per problem (at most ``limit``, with the count of the rest).
+
+        A single problem stands in one line with its heading.
+        """
+        if len(self.lines) == 1:
+            return f"{self.heading} {self.lines[0]}"
         shown = [f"  - {line}" for line in self.lines[: self.limit]]
         if len(self.lines) > self.limit:
             shown.append(f"  … and {len(self.lines) - self.limit} more")

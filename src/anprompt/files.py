@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -13,32 +14,52 @@ from typing import Any
 
 from anprompt.errors import UserError
 
+PART = ".part"  # ends the name of a file that is being written
+
+
+@contextlib.contextmanager
+def atomic_paths(*paths: Path) -> Iterator[list[Path]]:
+    """Give a temporary path beside each of ``paths``; they replace ``paths`` when the block ends without an error.
+
+    All files are safe on the disk before the first is replaced: when the system refuses (disk full, read-only), this
+    raises :class:`UserError` and every old file is as it was.
+    """
+    parts: list[Path] = []
+    what = " and ".join(f"'{path}'" for path in paths)
+    try:
+        for path in paths:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
+            os.close(handle)
+            parts.append(Path(name))
+        yield parts
+        for part in parts:
+            with part.open("rb") as written:
+                os.fsync(written.fileno())
+            os.chmod(part, 0o666 & ~_umask())
+        for part, path in zip(parts, paths, strict=True):
+            os.replace(part, path)
+    except OSError as error:
+        raise UserError(
+            f"Cannot write {what}: {error.strerror or error}; what was there before is untouched."
+        ) from error
+    finally:
+        for part in parts:
+            part.unlink(missing_ok=True)
+
 
 @contextlib.contextmanager
 def atomic_path(path: Path) -> Iterator[Path]:
-    """Give a temporary path in the folder of ``path``; it replaces ``path`` when the block ends without an error.
-
-    Raises :class:`UserError` when the system refuses (disk full, read-only); the old file is then as it was.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".part")
-        os.close(handle)
-    except OSError as error:
-        raise UserError(f"Cannot write '{path}': {error.strerror or error}.") from error
-    part = Path(name)
-    try:
+    """:func:`atomic_paths` for a single file."""
+    with atomic_paths(path) as (part,):
         yield part
-        with part.open("rb") as written:
-            os.fsync(written.fileno())
-        os.chmod(part, 0o666 & ~_umask())
-        os.replace(part, path)
-    except OSError as error:
-        raise UserError(
-            f"Cannot write '{path}': {error.strerror or error}; what was there before is untouched."
-        ) from error
-    finally:
-        part.unlink(missing_ok=True)
+
+
+def remove_parts(*paths: Path) -> None:
+    """Remove temporary files that a killed process left beside ``paths``."""
+    for path in paths:
+        for part in path.parent.glob(f".{glob.escape(path.name)}.*{PART}"):
+            part.unlink(missing_ok=True)
 
 
 def _umask() -> int:
@@ -53,21 +74,41 @@ def write_text(path: Path, text: str) -> None:
         part.write_text(text, encoding="utf-8")
 
 
+def to_json(document: Any) -> str:
+    """``document`` as indented JSON text."""
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"
+
+
 def write_json(path: Path, document: Any) -> None:
     """Write ``document`` as indented JSON, atomically."""
-    write_text(path, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
+    write_text(path, to_json(document))
 
 
 def check_writable(folder: Path) -> None:
-    """Create ``folder`` and try a file in it, before anything expensive starts; :class:`UserError` if that fails."""
+    """Try a file in ``folder``, before anything expensive starts; :class:`UserError` if that fails.
+
+    Folders that are not there are made and removed again: nothing is left behind of a run that cannot start.
+    """
     if folder.exists() and not folder.is_dir():
         raise UserError(f"'{folder}' is a file; give a folder for the output.")
+    absent = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable."):
             pass
     except OSError as error:
         raise UserError(f"Cannot write to the output folder '{folder}': {error.strerror or error}.") from error
+    finally:
+        for place in absent:
+            with contextlib.suppress(OSError):  # somebody else uses it by now
+                place.rmdir()
+
+
+def check_file_writable(file: Path) -> None:
+    """The same for a single output file."""
+    if file.is_dir():
+        raise UserError(f"'{file}' is a folder; give a file for the output.")
+    check_writable(file.parent)
 
 
 def sha256_file(path: Path) -> str:

@@ -34,12 +34,14 @@ def stream_logits(
     open_item: Callable[[T], Any],
     *,
     bad: list[BadImage],
+    stop: bool = False,
     batch: int = BATCH,
     threads: int = 2,
 ) -> Iterator[tuple[list[T], Tensor]]:
     """Yield (items, logits ``(B, C)`` on the CPU) batch by batch, in order.
 
     open_item: gives a picture for an item, or raises ``BadImage``; such items are left out and appended to ``bad``.
+    stop: after the first bad picture compute nothing more and only look for further ones, to report all at once.
     """
     transform = method.backbone.transform
 
@@ -64,7 +66,7 @@ def stream_logits(
             fill()
             bad.extend(result for result in loaded if isinstance(result, BadImage))
             good = [(item, result) for item, result in zip(chunk, loaded, strict=True) if isinstance(result, Tensor)]
-            if good:
+            if good and not (stop and bad):
                 pixels = transform.normalise(torch.stack([pixels for _, pixels in good]))
                 yield [item for item, _ in good], method.logits(pixels.to(method.backbone.device)).float().cpu()
 

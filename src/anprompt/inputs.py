@@ -11,21 +11,28 @@ from typing import Any
 import numpy as np
 
 from anprompt.data import DataSource, Item, decode, open_data
-from anprompt.data.assemble import check_class_names
+from anprompt.data.assemble import check_class_names, list_files
 from anprompt.data.decode import is_image_name
-from anprompt.errors import Problems, UserError
+from anprompt.errors import Problems, UserError, did_you_mean
 from anprompt.files import sha256_file
 
 
-def as_source(data: Any, labels: Sequence[Any] | None = None, data_root: str | Path | None = None) -> DataSource:
+def as_source(
+    data: Any,
+    labels: Sequence[Any] | None = None,
+    data_root: str | Path | None = None,
+    *,
+    classes: Sequence[str] | None = None,
+) -> DataSource:
     """Turn ``data`` into a source: a specification as in ``anprompt fit DATA``, a source, or (pictures, labels).
 
     Pictures are paths, PIL images or arrays; labels are class names (anything else is turned into text).
+    classes: that the labels are taken from; by default those that occur.
     """
-    if isinstance(data, DataSource):
-        return data
-    if isinstance(data, str | Path):
-        return open_data(data, data_root=data_root)
+    if isinstance(data, DataSource | str | Path):
+        if labels is not None:
+            raise UserError("Labels go with a list of pictures; a folder, table or data source has its own.")
+        return data if isinstance(data, DataSource) else open_data(data, data_root=data_root)
     if labels is None:
         raise UserError("Pictures given as a list need labels: fit(pictures, labels).")
     pictures, names = list(data), [str(label) for label in labels]
@@ -34,15 +41,16 @@ def as_source(data: Any, labels: Sequence[Any] | None = None, data_root: str | P
     problems = Problems("The labels cannot be used:")
     check_class_names([(name, f"label '{name}'") for name in sorted(set(names))], problems)
     problems.raise_if_any()
-    classes = tuple(sorted(set(names)))
-    if len(classes) < 2:
-        raise UserError(f"A classifier needs at least 2 classes; the labels have {len(classes)}.")
-    items = [
-        Item(f"{i}:{_digest(p)}", classes.index(n), n) for i, (p, n) in enumerate(zip(pictures, names, strict=True))
-    ]
+    known = tuple(sorted(set(names))) if classes is None else tuple(map(str, classes))
+    if len(known) < 2:
+        raise UserError(f"A classifier needs at least 2 classes; the labels have {len(known)}.")
+    for name in sorted(set(names) - set(known)):
+        problems.add(f"'{name}' is none of the {len(known)} classes.{did_you_mean(name, known)}")
+    problems.raise_if_any()
+    items = [Item(f"{i}:{_digest(p)}", known.index(n), n) for i, (p, n) in enumerate(zip(pictures, names, strict=True))]
     return DataSource(
         name="pictures in memory",
-        classes=classes,
+        classes=known,
         splits={"train": items},
         opener=lambda item: decode(pictures[int(item.path.partition(":")[0])]),
     )
@@ -54,7 +62,11 @@ def _digest(picture: Any) -> str:
         return sha256_file(Path(picture))
     if isinstance(picture, str | Path):
         return str(picture)  # absent: reported with all other unreadable pictures when they are opened
-    return hashlib.sha256(np.asarray(picture).tobytes()).hexdigest()
+    try:
+        pixels = np.asarray(picture)
+    except Exception:  # a damaged picture that PIL opened lazily: reported with all others when they are decoded
+        return "unreadable"
+    return hashlib.sha256(f"{pixels.dtype}{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
 
 
 def as_pictures(inputs: Any) -> list[Any]:
@@ -62,7 +74,7 @@ def as_pictures(inputs: Any) -> list[Any]:
 
     Raises :class:`UserError` naming every path that does not exist and every folder or pattern without pictures.
     """
-    if getattr(inputs, "ndim", 0) == 4:  # an array of pictures (n, H, W, 3)
+    if getattr(inputs, "ndim", 0) in (1, 4):  # an array of paths (n,) or of pictures (n, H, W, 3)
         inputs = list(inputs)
     elif not isinstance(inputs, list | tuple):
         inputs = [inputs]
@@ -74,11 +86,11 @@ def as_pictures(inputs: Any) -> list[Any]:
             continue
         path = Path(entry)
         if path.is_dir():
-            inside = sorted(p for p in path.rglob("*") if p.is_file() and is_image_name(p.name))
+            inside = [path / name for name in list_files(path) if is_image_name(Path(name).name)]
         elif path.exists():
             inside = [path]
         else:
-            inside = sorted(Path(p) for p in glob.glob(str(entry), recursive=True) if is_image_name(p))
+            inside = sorted(Path(p) for p in glob.glob(str(entry), recursive=True) if is_image_name(Path(p).name))
         found.extend(inside)
         if not inside:
             missing.append(str(entry))

@@ -10,6 +10,13 @@ from anprompt.errors import UserError
 
 Options = Optional[dict[str, Any]]  # noqa: UP045 - jsonargparse resolves it at run time
 
+CONFIG, RECORD, TRAINING = "config.yaml", "record.json", "training"
+CONFIG_HEADING = """\
+# Everything that decided this run, defaults and preset included. It is repeated by
+#     anprompt fit --config THIS_FILE --out ELSEWHERE
+# What stands under options and recipe wins over a preset: remove it to try another preset.
+"""
+
 
 def fit(
     data: str,
@@ -36,60 +43,135 @@ def fit(
 
     Args:
         data: folder with one sub-folder per class, CSV/JSONL file, CoOp-layout folder, toyworld[:domain], or benchmark.
-        out: folder for the adapter, the log and the resolved configuration.
+        out: folder for the adapter, the record, the log and the resolved configuration.
         backbone: 'miniature', a hub id such as openai/clip-vit-base-patch16, a folder, or an OpenAI .pt file.
         method: one of those that 'anprompt methods' lists.
         preset: named settings of the method; default: its first.
         shots: photos drawn per class.
         seed: decides the draw, initial values and augmentation.
         subset: all classes, the base half or the new half.
-        texts: file or folder with descriptions of the classes.
-        template: sentence with {} for the class name.
-        options: options of the method, e.g. --options.alpha 0.01.
-        recipe: entries of the training recipe, e.g. --recipe.epochs 20.
+        texts: JSON file with descriptions of the classes, or folder of such files.
+        template: sentence with {} for the class name; default: the data's own, or 'a photo of a {}.'
+        options: options of the method, e.g. --options.alpha 0.01; 'anprompt methods NAME' lists them.
+        recipe: entries of the training recipe, e.g. --recipe.epochs 20; 'anprompt methods NAME' lists them.
         data_root: folder that holds the benchmark data sets.
         bad_images: what to do with unreadable photos.
         storage: number format of the learned tensors in the adapter.
         device: auto, cpu, cuda or mps.
         bake: save the smallest form, for prediction only.
         resume: continue an interrupted run in the same folder.
-        json: print one JSON document.
+        json: print the run's record as one JSON document.
+
+    Examples:
+        anprompt fit photos --backbone openai/clip-vit-base-patch16 --out my-adapter
+        anprompt fit photos --shots 4 --recipe.epochs 20 --out four-shots
+        anprompt fit --config my-adapter/config.yaml --seed 2 --out again
     """
+    given = {name: value for name, value in locals().items() if name not in ("resume", "json")}
+
     from anprompt.classifier import PromptClassifier
-    from anprompt.files import check_writable
+    from anprompt.files import check_writable, write_text
+    from anprompt.inputs import as_source
     from anprompt.report import console
     from anprompt.results import write_record
+    from anprompt.training.checkpoint import FILE
 
     folder = Path(out)
-    check_writable(folder)
+    _resolve(given, None)  # mistakes in names and values first: they need no data
     if (folder / "adapter.json").exists() and not resume:
         raise UserError(f"'{folder}' already holds an adapter: give another --out, or remove it first.")
+    check_writable(folder)
+    source = as_source(data, data_root=data_root)
+    config = _resolve(given, source.benchmark)
+    if (folder / RECORD).exists() and resume:
+        return _finished(folder, config, json)
+    interrupted = (folder / TRAINING / FILE).exists()
+    if interrupted != resume:
+        console.note(f"'{folder}' holds no interrupted run: this one starts at the beginning." if resume else
+                     f"the interrupted run in '{folder}' is started anew; --resume would continue it.")  # fmt: skip
     estimator = PromptClassifier(
         backbone, method, preset=preset, shots=shots, subset=subset, texts=texts, template=template, options=options,
         recipe=recipe, bad_images=bad_images, storage=storage, device=device, random_state=seed,
     )  # fmt: skip
-    from anprompt.inputs import as_source
+
+    def keep_config() -> None:
+        if not (folder / CONFIG).exists():
+            write_text(folder / CONFIG, _to_yaml(config))
 
     with console.progress_bars() as progress:
-        estimator.fit(
-            as_source(data, data_root=data_root), folder=folder / "training", resume=resume, progress=progress
-        )
+
+        def show(stage: str, done: int, total: int, numbers: dict[str, float]) -> None:
+            if stage == "training":
+                keep_config()  # all input is checked by now: nothing is written for a run that cannot start
+            progress(stage, done, total, numbers)
+
+        if not resume:
+            (folder / CONFIG).unlink(missing_ok=True)
+        estimator.fit(source, folder=folder / TRAINING, resume=resume, progress=show)
     if bake:
         estimator.bake()
+    keep_config()
     estimator.save(folder)
     record = {**estimator.record_, "adapter_bytes": (folder / "adapter.safetensors").stat().st_size}
-    write_record(folder / "record.json", record)
+    write_record(folder / RECORD, record)
+    if json:
+        console.print_json(record)
+        return 0
+    seconds = sum(record["timings"].values())
+    console.say(
+        f"Learned {len(estimator.classes_)} classes from {record['data']['images']} photos in {seconds:.0f} s "
+        f"({method}, preset {config['preset']})."
+    )
+    console.say(f"Adapter, {record['adapter_bytes'] / 1024:,.0f} KiB: {folder}")
+    where = shlex.quote(data) + (f" --data-root {shlex.quote(data_root)}" if data_root else "")
+    for number, chosen in enumerate(("base", "new") if subset == "base" else (subset,)):
+        end = "" if chosen == "all" else f" --subset {chosen}"
+        console.say(f"{'' if number else 'Next:':5}  anprompt evaluate {shlex.quote(out)} {where}{end}")
+    console.say(f"       anprompt predict {shlex.quote(out)} PHOTO…")
+    return 0
+
+
+def _resolve(given: dict[str, Any], benchmark: str | None) -> dict[str, Any]:
+    """The settings with the names and values that preset and data stand for. :class:`UserError` for unknown ones."""
+    from dataclasses import asdict
+
+    from anprompt import methods
+    from anprompt.settings import benchmark_options, check_settings
+    from anprompt.training import resolve_recipe
+
+    check_settings(given["shots"], given["seed"], given["storage"])
+    method, kind = given["method"], methods.find(given["method"])
+    preset = given["preset"] or next(iter(kind.presets))
+    recipe = resolve_recipe(methods.find_preset(kind, preset).recipe, given["recipe"])
+    conventions = benchmark_options(method, preset, benchmark)
+    options = methods.resolve_options(method, preset, {**conventions, **(given["options"] or {})})
+    return {**given, "preset": preset, "options": options, "recipe": asdict(recipe)}
+
+
+def _to_yaml(config: dict[str, Any]) -> str:
+    import yaml
+
+    return CONFIG_HEADING + yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+
+
+def _finished(folder: Path, config: dict[str, Any], json: bool) -> int:
+    """Say that the run in ``folder`` is complete; refuse if it was one with other settings."""
+    import json as json_format
+
+    import yaml
+
+    from anprompt.report import console
+
+    record = json_format.loads((folder / RECORD).read_text(encoding="utf-8"))
+    saved = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")) if (folder / CONFIG).exists() else config
+    different = [key for key in config if key not in ("out", "device") and saved.get(key) != config[key]]
+    if different:
+        changes = "; ".join(f"{key}: {saved.get(key)} → {config[key]}" for key in different)
+        raise UserError(f"'{folder}' holds a finished run with other settings ({changes}): give another --out.")
     if json:
         console.print_json(record)
     else:
-        kib = record["adapter_bytes"] / 1024
-        seconds = sum(record["timings"].values())
-        console.out.print(
-            f"{method}: {len(estimator.classes_)} classes, {record['data']['images']} photos, {seconds:.0f} s"
-        )
-        console.out.print(f"Adapter ({kib:,.0f} KiB): {folder}", soft_wrap=True)
-        console.out.print(f"Next:  anprompt evaluate {shlex.quote(out)} {shlex.quote(data)}", soft_wrap=True)
-        console.out.print(f"       anprompt predict {shlex.quote(out)} PHOTO…", soft_wrap=True)
+        console.say(f"'{folder}' is finished: nothing was left to do.")
     return 0
 
 
@@ -99,8 +181,8 @@ def demo(out: str = "anprompt-demo", seeds: int = 1, data: str = "toyworld:night
     Args:
         out: folder for the adapter, the contact sheet and the record.
         seeds: number of runs, seeds 1, 2, …; the table shows their mean.
-        data: toyworld[:domain].
-        json: print one JSON document.
+        data: toyworld[:photo|sketch|night|noisy].
+        json: print the record as one JSON document.
     """
     from anprompt.demo import run_demo
     from anprompt.report import console
@@ -112,24 +194,21 @@ def demo(out: str = "anprompt-demo", seeds: int = 1, data: str = "toyworld:night
     if json:
         console.print_json(record)
         return 0
-    zero, mean = record["zero_shot"], record["mean"]
-    rows = [("zero-shot", *(f"{zero[key]:.1f}" for key in ("base", "new", "hm")), "–")]
-    rows += [
-        (
-            f"ANPrompt, seed {run['seed']}",
-            *(f"{run[key]:.1f}" for key in ("base", "new", "hm")),
-            f"{run['seconds']:.0f} s",
-        )
-        for run in record["runs"]
-    ]
+
+    def row(name: str, scores: dict[str, Any], training: str) -> tuple[str, ...]:
+        return (name, *(f"{scores[key]:.1f}" for key in ("base", "new", "hm")), training)
+
+    rows = [row("zero-shot", record["zero_shot"], "–")]
+    rows += [row(f"ANPrompt, seed {run['seed']}", run, f"{run['seconds']:.0f} s") for run in record["runs"]]
     if seeds > 1:
-        means = (f"{mean[key]:.1f}" for key in ("base", "new", "hm"))
-        rows.append(("ANPrompt, mean", *means, f"{mean['seconds']:.0f} s"))
+        rows.append(row("ANPrompt, mean", record["mean"], f"{record['mean']['seconds']:.0f} s"))
     columns = ("", "base %", "new %", "HM", "training")
-    console.table(f"{data}: 16 pictures for each base class; new classes were never shown", columns, rows, columns[1:])
-    console.out.print(f"Adapter file: {record['adapter_bytes'] / 1024:,.0f} KiB.  All in {record['seconds']:.0f} s.")
-    for what, path in record["written"].items():
-        console.out.print(f"{what + ':':14} {path}", soft_wrap=True)
-    console.out.print("Now with your own photos, one folder per class, and a real CLIP:")
-    console.out.print("  anprompt fit PHOTOS --backbone openai/clip-vit-base-patch16 --out my-adapter", soft_wrap=True)
+    console.table(f"{data}: 16 pictures of each base class, none of the new ones", columns, rows, columns[1:])
+    written = {**record["written"], "adapter": f"{record['written']['adapter']}  "
+               f"({record['adapter_bytes'] / 1024:,.0f} KiB)"}  # fmt: skip
+    console.facts(written.items())
+    console.say(f"All in {record['seconds']:.0f} s. Base: classes it was tuned on; new: classes it never saw; HM: "
+                "their harmonic mean.")  # fmt: skip
+    console.say("\nNow with your own photos, one folder per class, and a real CLIP:")
+    console.say("  anprompt fit PHOTOS --backbone openai/clip-vit-base-patch16 --out my-adapter")
     return 0

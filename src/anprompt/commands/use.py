@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import csv as csv_format
 import io
+from collections import Counter
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Optional
 
-from anprompt.errors import UserError
+from anprompt.errors import Problems, UserError, unknown_name
+
+if TYPE_CHECKING:
+    from anprompt.data import DataSource
 
 
 def predict(
@@ -23,7 +27,7 @@ def predict(
     device: str = "auto",
     json: bool = False,
 ) -> int:
-    """Classify photos: files, folders, or patterns.
+    """Classify photos: files, folders, or patterns. Prints the likeliest classes of each with their probabilities.
 
     Args:
         adapter: folder that 'anprompt fit' wrote.
@@ -31,40 +35,49 @@ def predict(
         classes: other classes to choose from, separated by commas, instead of the adapter's own.
         classes_file: the same, one class per line.
         top: how many classes to show per photo.
-        texts: file or folder with descriptions of other classes.
+        texts: JSON file with descriptions of the other classes, or folder of such files.
         csv: also write all results to this CSV file.
         backbone: where the frozen model lies now, if it has moved.
         bad_images: what to do with unreadable photos.
         device: auto, cpu, cuda or mps.
         json: print one JSON document.
+
+    Examples:
+        anprompt predict my-adapter photo.jpg
+        anprompt predict my-adapter pictures 'more/*.png' --top 1 --csv answers.csv
+        anprompt predict my-adapter photo.jpg --classes "red fox,grey wolf"
     """
     from anprompt.classifier import PromptClassifier
     from anprompt.data import BadImage, decode
-    from anprompt.files import write_text
+    from anprompt.files import check_file_writable, write_text
     from anprompt.inference import refuse_bad, stream_logits
     from anprompt.inputs import as_pictures
     from anprompt.report import console
 
     if top < 1:
         raise UserError(f"--top must be at least 1 (got {top}).")
-    entries = as_pictures(inputs)
     names = _class_list(classes, classes_file)
+    if texts is not None and names is None:
+        raise UserError("--texts describes other classes: name them with --classes or --classes-file.")
+    if csv is not None:
+        check_file_writable(Path(csv))
+    entries = as_pictures(inputs)
     estimator = PromptClassifier.load(adapter, backbone, device=device, texts=texts, bad_images=bad_images)
-    view = estimator.with_classes(names) if names else estimator
+    view = estimator if names is None else estimator.with_classes(names)
     labels = list(view.classes_)
     bad: list[BadImage] = []
     rows: list[dict[str, Any]] = []
     with console.progress_bars() as progress:
-        for chunk, logits in stream_logits(view.method_, entries, decode, bad=bad):
+        for chunk, logits in stream_logits(view.method_, entries, decode, bad=bad, stop=bad_images == "stop"):
             best = logits.softmax(dim=1).topk(min(top, len(labels)), dim=1)
             for path, ids, values in zip(chunk, best.indices.tolist(), best.values.tolist(), strict=True):
                 guesses = [{"class": str(labels[i]), "probability": p} for i, p in zip(ids, values, strict=True)]
                 rows.append({"path": str(path), "predictions": guesses})
             progress("predicting", len(rows) + len(bad), len(entries), {})
-    if bad_images == "stop":
+    if bad_images == "stop" or not rows:
         refuse_bad(bad, len(entries))
     for error in bad:
-        console.err.print(f"left out: {error}", soft_wrap=True)
+        console.note(f"left out: {error}")
     if csv is not None:
         write_text(Path(csv), _as_csv(rows))
     if json:
@@ -76,19 +89,36 @@ def predict(
         for rank, guess in enumerate(row["predictions"])
     ]
     console.table("", ("photo", "class", "%"), shown, numeric=("%",))
+    if csv is not None:
+        console.say(f"{len(rows)} photos: {csv}")
     return 0
 
 
-def _class_list(classes: str | None, classes_file: str | None) -> list[str]:
+def _class_list(classes: str | None, classes_file: str | None) -> list[str] | None:
+    """The class names that were given, or ``None``."""
     if classes is not None and classes_file is not None:
         raise UserError("Give --classes or --classes-file, not both.")
-    if classes_file is not None:
+    if classes is not None:
+        names = [name.strip() for name in classes.split(",")]
+    elif classes_file is not None:
         try:
-            lines = Path(classes_file).read_text(encoding="utf-8").splitlines()
+            lines = Path(classes_file).read_text(encoding="utf-8-sig").splitlines()
         except (OSError, UnicodeDecodeError) as error:
-            raise UserError(f"Cannot read the class list '{classes_file}': {error}.") from error
-        return [line.strip() for line in lines if line.strip()]
-    return [name.strip() for name in classes.split(",")] if classes is not None else []
+            raise UserError(f"Cannot read the class list '{classes_file}': {error}.") from None
+        names = [line.strip() for line in lines if line.strip()]
+    else:
+        return None
+    where = "--classes" if classes_file is None else f"'{classes_file}'"
+    if len(names) < 2:
+        raise UserError(f"{where} must name at least 2 classes to choose from (got {len(names)}).")
+    problems = Problems(f"The class names in {where} cannot be used:")
+    for name, count in Counter(names).items():
+        if not name:
+            problems.add("one is empty")
+        elif count > 1:
+            problems.add(f"'{name}' is there {count} times")
+    problems.raise_if_any()
+    return names
 
 
 def _as_csv(rows: list[dict[str, Any]]) -> str:
@@ -102,7 +132,7 @@ def _as_csv(rows: list[dict[str, Any]]) -> str:
 
 
 def _print_evaluation(
-    result: dict[str, Any], heading: str, json: bool, record: str | None, settings: dict[str, Any]
+    result: dict[str, Any], kind: str, json: bool, record: str | None, settings: dict[str, Any]
 ) -> int:
     from anprompt.report import console
     from anprompt.results import make_record, write_record
@@ -110,7 +140,7 @@ def _print_evaluation(
     kept = {
         key: result[key] for key in ("accuracy", "class_mean", "images", "per_class", "data", "decision", "seconds")
     }
-    document = make_record(heading, settings, **kept)
+    document = make_record(kind, settings, **kept)
     if record is not None:
         write_record(Path(record), document)
     if json:
@@ -119,13 +149,27 @@ def _print_evaluation(
     rows = [(name, row["images"], f"{row['accuracy']:.1f}") for name, row in result["per_class"].items()]
     console.table("", ("class", "photos", "right %"), rows, numeric=("photos", "right %"))
     where = result["data"]
-    label = " (own split: no published or given test split)" if where["own_split"] else ""
-    console.out.print(
-        f"accuracy {result['accuracy']:.2f} %  over {result['images']} {where['split']} photos of {where['name']}, "
-        f"subset {where['subset']}{label}; decided by {result['decision']}",
-        soft_wrap=True,
-    )
+    own = ", held out by anprompt: no test split was given" if where["own_split"] and where["split"] == "test" else ""
+    console.facts([
+        ("accuracy", f"{result['accuracy']:.2f} %   (mean over classes {result['class_mean']:.2f} %)"),
+        ("photos", f"{result['images']} of {where['name']}, split {where['split']}, subset {where['subset']}{own}"),
+        ("decided by", result["decision"]),
+        *([("record", record)] if record is not None else []),
+    ])  # fmt: skip
     return 0
+
+
+def _prepared(data: str, data_root: str | None, split: str, record: str | None) -> DataSource:
+    """Open the data and check what needs no model."""
+    from anprompt.files import check_file_writable
+    from anprompt.inputs import as_source
+
+    if record is not None:
+        check_file_writable(Path(record))
+    source = as_source(data, data_root=data_root)
+    if split not in source.splits:
+        raise unknown_name("split", split, source.splits)
+    return source
 
 
 def evaluate(
@@ -155,12 +199,15 @@ def evaluate(
         device: auto, cpu, cuda or mps.
         record: also write the result as a JSON record to this file.
         json: print one JSON document.
+
+    Examples:
+        anprompt evaluate my-adapter photos
+        anprompt evaluate my-adapter photos --split val --record evaluation.json
     """
     from anprompt.classifier import PromptClassifier
-    from anprompt.inputs import as_source
     from anprompt.report import console
 
-    source = as_source(data, data_root=data_root)
+    source = _prepared(data, data_root, split, record)
     estimator = PromptClassifier.load(adapter, backbone, device=device, texts=texts, bad_images=bad_images)
     with console.progress_bars() as progress:
         result = estimator.evaluate(source, split=split, subset=subset, progress=progress)
@@ -173,7 +220,7 @@ def evaluate(
 def zeroshot(
     data: str,
     backbone: str = "miniature",
-    text: Literal["template", "ensemble", "descriptions"] = "template",
+    text: Optional[Literal["template", "ensemble", "descriptions"]] = None,  # noqa: UP045 - for jsonargparse
     split: str = "test",
     subset: Literal["all", "base", "new"] = "all",
     texts: str | None = None,
@@ -189,24 +236,32 @@ def zeroshot(
     Args:
         data: as for fit.
         backbone: as for fit.
-        text: class features from one template, several templates, or the descriptions in --texts.
+        text: class features from one template, from several, or from descriptions; default: --texts if given.
         split: train, val or test.
         subset: all classes, the base half or the new half.
-        texts: file or folder with descriptions of the classes.
+        texts: JSON file with descriptions of the classes, or folder of such files.
         template: sentence with {} for the class name.
         data_root: folder that holds the benchmark data sets.
         bad_images: what to do with unreadable photos.
         device: auto, cpu, cuda or mps.
         record: also write the result as a JSON record to this file.
         json: print one JSON document.
+
+    Examples:
+        anprompt zeroshot photos --backbone openai/clip-vit-base-patch16
+        anprompt zeroshot photos --texts descriptions.json
     """
     from anprompt.classifier import PromptClassifier
-    from anprompt.inputs import as_source
     from anprompt.report import console
+    from anprompt.settings import bank_for
 
-    if texts is not None and text == "template":
-        text = "descriptions"
-    source = as_source(data, data_root=data_root)
+    source = _prepared(data, data_root, split, record)
+    if text is None:
+        text = "template" if texts is None else "descriptions"
+    elif texts is not None and text != "descriptions":
+        raise UserError(f"--texts has no use with --text {text}: leave one of them out.")
+    if text == "descriptions" and not bank_for(texts, source).main:
+        raise UserError("--text descriptions needs --texts: the data bring no descriptions of their own.")
     estimator = PromptClassifier(
         backbone, "zero-shot", subset=subset, texts=texts, template=template, options={"text": text},
         bad_images=bad_images, device=device, shots=1,

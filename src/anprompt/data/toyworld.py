@@ -34,7 +34,6 @@ __all__ = [
     "class_names",
     "descriptions",
     "export",
-    "is_spec",
     "kinds",
     "load",
     "parse_name",
@@ -45,11 +44,6 @@ __all__ = [
 
 SPLITS = ("train", "val", "test")
 _SPECS = {"toyworld": "shapes", "toyworld-signs": "signs"}
-
-
-def is_spec(text: str) -> bool:
-    """Whether ``text`` names the toy world, rightly spelt behind its first word or not."""
-    return text.partition(":")[0].lower() in _SPECS or text.lower().startswith("toyworld")
 
 
 def parse_spec(spec: str) -> tuple[str, str]:

@@ -160,15 +160,16 @@ def _scene(kind: Kind, rng: np.random.Generator, sketch: bool) -> Array:
     u = ((cols - cx) * cos + (rows - cy) * sin) / radius + rng.uniform(-0.05, 0.05)
     v = (-(cols - cx) * sin + (rows - cy) * cos) / radius + rng.uniform(-0.05, 0.05)
     dark = inside & _pattern(kind.pattern, u, v, rng.uniform(1.5, 1.8))
-    if sketch:  # coloured pencil on paper: hatching, the dark tone stays paper
-        canvas = np.array([0.93, 0.90, 0.82]) + _texture(rng, side, 24, 0.08)
+    if sketch:  # coloured pencil on paper: light hatching, dense strokes for the dark tone, a pencil outline
+        canvas = np.array([0.86, 0.82, 0.72]) + _texture(rng, side, 24, 0.10)
         _clutter(rng, canvas, 0.45)
-        paper = canvas.copy()
-        hatch = ((cols + rows) % 5) < 3
-        canvas[inside & hatch & ~dark] = 0.72 * colour + 0.12
-        canvas[dark] = 0.8 * paper[dark]
+        hatch = (cols + rows) % 6 < 4
+        canvas[inside] = 0.5 * canvas[inside] + 0.5 * colour
+        canvas[inside & hatch] = 0.85 * colour + 0.08
+        canvas[dark] = 0.45 * colour + 0.12
+        canvas[dark & ~hatch] = 0.65 * colour + 0.12
         edge = _mask(side, lambda d: d.line([*outline, *outline[:2]], fill=1, width=2))
-        canvas[edge] = 0.55 * colour + 0.1
+        canvas[edge] = 0.35 * colour + 0.1
     else:
         base = rng.uniform(0.2, 0.62) + rng.normal(0, 0.05, 3)
         canvas = base + _texture(rng, side, 9, 0.22) + _texture(rng, side, side // 2, 0.10)

@@ -39,7 +39,7 @@ def find_preset(method: type[Method], preset: str | None) -> Preset:
     if preset is None:
         return next(iter(method.presets.values()))
     if preset not in method.presets:
-        raise unknown_name(f"preset of method '{method.name}'", preset, method.presets)
+        raise unknown_name(f"{method.name} preset", preset, method.presets)
     return method.presets[preset]
 
 

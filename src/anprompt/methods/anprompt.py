@@ -202,14 +202,13 @@ class ANPrompt(Method):
         """``P_w`` ``(K, d)``: K-means centres of the rows of ``f_w``; with fewer classes than K, of all sentences."""
         from sklearn.cluster import KMeans
 
-        k = self.options.prompt_length
-        rows = f_w
+        o, k, rows = self.options, self.options.prompt_length, f_w
         if len(names) < k:
             texts = [self._draw(name)[0] for name in names]
-            pairs = [(t.main[i % len(t.main)], s) for t in texts for i, s in enumerate(t.noise)]
+            pairs = [(t.main[i % len(t.main)], s) for t in texts for i, s in enumerate(t.noise) if o.text_noise]
             pairs += [(s, t.noise[i % len(t.noise)]) for t in texts for i, s in enumerate(t.main)]
             f_m, f_n = (self.backbone.encode_text([p[side] for p in pairs]) for side in (0, 1))
-            rows = f_m + self.options.alpha * f_n  # (2), for every description
+            rows = f_m + o.alpha * o.text_noise * f_n  # (2), for every description
         if len(rows) < k:
             raise UserError(
                 f"{k} noise prompts need at least {k} classes or sentences, but there are {len(rows)}: "
@@ -233,6 +232,7 @@ class ANPrompt(Method):
             self.drawn_epoch.fill_(epoch)
             for block in self.blocks:
                 block.extra["f_w"] = F.normalize(self._weak_noise_features(block.names), dim=-1)
+                block.kept = None
 
     def with_classes(self, names: Sequence[str], bank: DescriptionBank | None = None) -> Method:
         view = super().with_classes(names, bank)
@@ -359,9 +359,7 @@ class ANPrompt(Method):
                 "baked_weights": torch.cat([self.kept_weights(block) for block in self.blocks]),  # (C, d)
             }
             names = self.class_names
-        self._parameters.clear()
-        self._modules.clear()
-        self._buffers.clear()
+        self._parameters, self._modules, self._buffers = {}, {}, {}  # new ones: views share the old
         for key, tensor in tensors.items():
             self.register_buffer(key, tensor.to(self.backbone.device))
         self.baked_names = tuple(names)

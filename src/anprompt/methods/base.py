@@ -111,8 +111,8 @@ class Method(nn.Module, ABC):
         view = copy.copy(self)
         if bank is not None:
             view.bank = bank
-        old = set(self.class_names)
-        view.blocks = [view.make_block(names, trained=all(name in old for name in names))]
+        learned = {name for block in self.blocks if block.trained for name in block.names}
+        view.blocks = [view.make_block(names, trained=learned.issuperset(names))]
         return view
 
     def add_classes(self, names: Sequence[str], bank: DescriptionBank) -> None:

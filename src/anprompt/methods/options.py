@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
@@ -33,10 +34,13 @@ def _convert(value: Any, kind: Any) -> Any:
         return value
     try:
         number = kind(value)
-    except (TypeError, ValueError):
-        raise ValueError(f"must be of type {kind.__name__}") from None
+    except (TypeError, ValueError, OverflowError):
+        kinds = {int: "a whole number", float: "a number"}
+        raise ValueError(f"must be {kinds.get(kind, kind.__name__)}") from None
     if kind is int and (isinstance(value, bool) or float(value) != number):
         raise ValueError("must be a whole number")
+    if kind is float and (isinstance(value, bool) or not math.isfinite(number)):
+        raise ValueError("must be a finite number")
     return number
 
 
@@ -66,3 +70,17 @@ def build_options(cls: type[T], given: Mapping[str, Any], owner: str) -> T:
             problems.add(f"'{name}' must be at least {low} and {upper} (got {value!r})")
     problems.raise_if_any()
     return cls(**values)
+
+
+def describe_options(cls: type[Any]) -> list[dict[str, Any]]:
+    """``name``, ``default``, ``takes`` (allowed values in words) and ``help`` of every option of a dataclass."""
+    hints = get_type_hints(cls)
+    kinds = {int: "whole number", float: "number", bool: "true, false", str: "text"}
+    described = []
+    for field in dataclasses.fields(cls):
+        kind, low, high = hints[field.name], field.metadata.get("low"), field.metadata.get("high")
+        takes = ", ".join(map(str, get_args(kind))) if get_origin(kind) is Literal else kinds[kind]
+        if low is not None:
+            takes += f" {low} to {high}" if high is not None else f" from {low}"
+        described.append({"name": field.name, "default": field.default, "takes": takes, "help": field.metadata["help"]})
+    return described

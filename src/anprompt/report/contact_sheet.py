@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from anprompt.files import atomic_path
 
-TILE, CAPTION, GAP, COLUMNS = 128, 46, 10, 8
+TILE, CAPTION, GAP, COLUMNS = 150, 46, 10, 8  # pixels, and tiles in a row
 RIGHT, WRONG, INK, PAPER = (30, 130, 76), (192, 57, 43), (40, 40, 40), (250, 250, 248)
 
 

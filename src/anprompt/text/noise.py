@@ -28,8 +28,8 @@ def add_noise(sentence: str, class_name: str, strategy: str, rng: random.Random)
     ``"synonym"`` replaces the words that the packaged list knows.
     """
     pattern = re.compile(re.escape(class_name), re.IGNORECASE)
-    kept = pattern.search(sentence)
-    words = pattern.sub("\0", sentence, count=1).split() if kept else sentence.split()
+    names = iter(pattern.findall(sentence))  # no strategy changes their order
+    words = pattern.sub("\0", sentence).split()
     free = [i for i, word in enumerate(words) if "\0" not in word]
     if strategy == "synonym":
         for i in free:
@@ -48,4 +48,4 @@ def add_noise(sentence: str, class_name: str, strategy: str, rng: random.Random)
             words = [moved.get(i, word) for i, word in enumerate(words)]
         else:
             raise ValueError(f"unknown noise strategy {strategy!r}")
-    return " ".join(words).replace("\0", kept.group(0) if kept else "")
+    return re.sub("\0", lambda _: next(names), " ".join(words))

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor
 
 from anprompt.errors import UserError
@@ -16,6 +16,14 @@ from anprompt.files import atomic_path
 from anprompt.methods.base import Method
 
 FILE = "state.safetensors"
+
+
+def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested settings by dotted name, as on the command line: ``{"recipe": {"lr": 1}}`` -> ``{"recipe.lr": 1}``."""
+    flat: dict[str, Any] = {}
+    for key, value in settings.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
 
 
 def save_state(
@@ -30,7 +38,7 @@ def save_state(
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     position = {"epoch": str(epoch), "step": str(step), "fingerprint": json.dumps(fingerprint, sort_keys=True)}
     with atomic_path(folder / FILE) as part:
-        save_file(tensors, part, metadata=position)
+        part.write_bytes(save(tensors, metadata=position))  # save_file would hide why the system refused
 
 
 def load_state(
@@ -47,24 +55,27 @@ def load_state(
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError) as error:
+        position = int(metadata["epoch"]), int(metadata["step"])
+        saved = flatten(json.loads(metadata["fingerprint"]))
+    except (SafetensorError, OSError, TypeError, KeyError, ValueError, AttributeError) as error:
         raise UserError(
             f"The training state '{path}' cannot be read ({error}): start anew without --resume."
         ) from error
-    saved = json.loads(metadata["fingerprint"])
-    different = [key for key in {**saved, **fingerprint} if saved.get(key) != fingerprint.get(key)]
+    given = flatten(fingerprint)
+    different = [key for key in {**saved, **given} if saved.get(key) != given.get(key)]
     if different:
-        changes = "; ".join(f"{key}: {saved.get(key)} → {fingerprint.get(key)}" for key in sorted(different))
+        changes = "; ".join(f"{key}: {saved.get(key)} → {given.get(key)}" for key in sorted(different))
         raise UserError(
             f"Cannot resume '{folder}': the run has other settings ({changes}). Start anew without --resume."
         )
-    method.load_state_dict(
-        {name.removeprefix("method."): t for name, t in tensors.items() if name.startswith("method.")}
-    )
+    learned = {name.removeprefix("method."): t for name, t in tensors.items() if name.startswith("method.")}
+    if {n: t.shape for n, t in learned.items()} != {n: t.shape for n, t in method.state_dict().items()}:
+        raise UserError(f"The training state '{path}' is of another version's method: start anew without --resume.")
+    method.load_state_dict(learned)
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):
             _, index, key = name.split(".", 2)
             state.setdefault(int(index), {})[key] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
-    return int(metadata["epoch"]), int(metadata["step"])
+    return position

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from anprompt.errors import UserError
+from anprompt.files import remove_parts, write_text
 from anprompt.methods.base import Method
 from anprompt.training.checkpoint import FILE, load_state, save_state
 from anprompt.training.images import TrainingImages
@@ -56,23 +57,27 @@ class RunLog:
         self.rows: list[str] = []
         if self.path is not None:
             old = self.path.read_text(encoding="utf-8").splitlines() if self.path.exists() and start != (0, 0) else []
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            kept = [line for line in old if line.endswith("}") and _position(line) < start]
-            self.path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
+            write_text(self.path, "".join(f"{line}\n" for line in old if _position(line) < start))
 
     def add(self, row: dict[str, Any]) -> None:
         self.rows.append(json.dumps(row))
 
     def flush(self) -> None:
         if self.path is not None and self.rows:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write("".join(f"{row}\n" for row in self.rows))
+            try:
+                with self.path.open("a", encoding="utf-8") as file:
+                    file.write("".join(f"{row}\n" for row in self.rows))
+            except OSError as error:
+                raise UserError(f"Cannot write '{self.path}': {error.strerror or error}.") from error
         self.rows = []
 
 
-def _position(line: str) -> tuple[int, int]:
-    row = json.loads(line)
-    return int(row["epoch"]) - 1, int(row["step"]) - 1
+def _position(line: str) -> tuple[float, float]:
+    try:
+        row = json.loads(line)
+        return int(row["epoch"]) - 1, int(row["step"]) - 1
+    except (ValueError, KeyError, TypeError):  # the end of a line that a kill has cut off
+        return math.inf, math.inf
 
 
 def train(
@@ -101,17 +106,21 @@ def train(
     optimizer = recipe.make_optimizer(parameters)
     result = TrainingResult()
     start = (0, 0)
-    if folder is not None and resume:
-        result.resumed_at = load_state(folder, method, optimizer, fingerprint or {})
-        start = result.resumed_at or (0, 0)
+    if folder is not None:
+        remove_parts(folder / FILE, folder / LOG)
+        if resume:
+            result.resumed_at = load_state(folder, method, optimizer, fingerprint or {})
+            start = result.resumed_at or (0, 0)
+        else:
+            (folder / FILE).unlink(missing_ok=True)  # of an earlier run, which a later --resume must not pick up
     transform, device = method.backbone.transform, method.backbone.device
     log = RunLog(folder, start)
     began = time.perf_counter()
 
     def keep(epoch: int, step: int) -> None:
+        log.flush()  # before the state: after a kill in between, resuming removes rows, but could not add any
         if folder is not None:
             save_state(folder, method, optimizer, epoch, step, fingerprint or {})
-        log.flush()
 
     def diverged(what: str, epoch: int, step: int) -> UserError:
         kept = (
@@ -149,6 +158,8 @@ def train(
                 if not math.isfinite(float(torch.nn.utils.get_total_norm(gradients))):
                     raise diverged("the gradient", epoch, step)
                 optimizer.step()
+                if not math.isfinite(float(torch.nn.utils.get_total_norm([p.detach() for p in parameters]))):
+                    raise diverged("a learned number", epoch, step)
                 result.steps += 1
                 for name, value in terms.items():
                     sums[name] = sums.get(name, 0.0) + value
@@ -162,7 +173,8 @@ def train(
                     keep(epoch, step + 1)
                     raise Interrupted(stop.signum, epoch, step + 1)
             done = max(1, len(batches) - first)
-            result.history.append({name: value / done for name, value in sums.items()})
+            if sums:
+                result.history.append({name: value / done for name, value in sums.items()})
             keep(epoch + 1, 0)
     result.seconds = time.perf_counter() - began
     return result

@@ -1,0 +1,67 @@
+"""Help pages, made from a command's signature and docstring without any heavy import."""
+
+from __future__ import annotations
+
+import inspect
+import shutil
+import textwrap
+from typing import Literal, get_args, get_origin
+
+from anprompt.commands.arguments import Command, as_option, is_switch, value_type
+
+COLUMN = 24  # where explanations start
+PLACEHOLDERS = {
+    "out": "FOLDER", "data_root": "FOLDER", "texts": "PATH", "csv": "FILE", "record": "FILE", "classes_file": "FILE",
+    "classes": "A,B,C", "method": "NAME", "preset": "NAME", "backbone": "MODEL", "split": "NAME", "device": "NAME",
+}  # fmt: skip
+
+
+def help_page(command: Command) -> str:
+    """The page of ``anprompt COMMAND --help``.
+
+    The docstring's first paragraph says what the command does, ``Args:`` explains the parameters, one line each, and
+    ``Examples:`` is shown as it is.
+    """
+    about, _, rest = inspect.cleandoc(command.function.__doc__ or "").partition("\n\nArgs:\n")
+    explained, _, examples = rest.partition("\n\nExamples:\n")
+    entries = (line.partition(":") for line in explained.splitlines())
+    help_of = {name.strip(): text.strip() for name, _, text in entries}
+    width = min(shutil.get_terminal_size().columns, 120)
+    marks = {"*": "…", "?": "]"}
+    operands = [
+        f"{'[' if entry.endswith('?') else ''}{entry.rstrip('*?').upper()}{marks.get(entry[-1], '')}"
+        for entry in command.positional
+    ]
+    lines = [f"usage: {' '.join(['anprompt', command.name, *operands, '[options]'])}", "", *textwrap.wrap(about, width)]
+    if operands:
+        lines.append("")
+    for name in command.operands:
+        lines += _entry(name.upper(), help_of[name], width)
+    lines += ["", "options:"]
+    for name, parameter in command.parameters.items():
+        if name not in command.operands:
+            default = "" if parameter.default in (None, False) else f" [{parameter.default}]"
+            lines += _entry(_flag(name, value_type(command, name), parameter), help_of[name] + default, width)
+    lines += _entry("--config FILE", "YAML file with any of these options; the command line wins over it", width)
+    if examples:
+        lines += ["", "examples:", *(f"  {line.strip()}" for line in examples.splitlines())]
+    return "\n".join(lines) + "\n"
+
+
+def _flag(name: str, kind: object, parameter: inspect.Parameter) -> str:
+    if is_switch(parameter):
+        return as_option(name)
+    if get_origin(kind) is Literal:
+        return f"{as_option(name)} {'|'.join(get_args(kind))}"
+    if get_origin(kind) is dict:
+        return f"{as_option(name)}.NAME VALUE"
+    return f"{as_option(name)} {'N' if kind is int else PLACEHOLDERS.get(name, 'TEXT')}"
+
+
+def _entry(flag: str, text: str, width: int) -> list[str]:
+    """``flag`` on the left, its explanation in a column on the right, from the next line on if the flag is long."""
+    indent = " " * COLUMN
+    lines = textwrap.wrap(text, width, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
+    if len(flag) + 4 > COLUMN:
+        return [f"  {flag}", *lines]
+    return [f"  {flag}".ljust(COLUMN) + lines[0].strip(), *lines[1:]]

@@ -1,0 +1,80 @@
+"""From what a user set to what a run uses: conventions of published data sets, texts, backbone, device."""
+
+from __future__ import annotations
+
+import json
+import numbers
+import warnings
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from anprompt.clip import Backbone, load_backbone
+from anprompt.data import DataSource
+from anprompt.errors import Problems, UserError, did_you_mean, unknown_name
+from anprompt.text import DescriptionBank, read_bank
+
+BENCHMARK_OPTIONS = Path(__file__).parent / "assets" / "benchmark_options.json"
+DEVICES = ("auto", "cpu", "cuda", "mps")
+STORAGE = ("fp16", "fp32")
+
+
+class Note(UserWarning):
+    """Something the user should know about a result that is not an error."""
+
+
+def note(message: str) -> None:
+    """Tell the caller of a public method something; the command line prints it to stderr."""
+    warnings.warn(message, Note, stacklevel=3)
+
+
+def listed(names: list[str], limit: int = 5) -> str:
+    """The first few ``names`` in one line."""
+    return ", ".join(names[:limit]) + (" …" if len(names) > limit else "")
+
+
+def benchmark_options(method: str, preset: str, benchmark: str | None) -> dict[str, Any]:
+    """Options that a published data set has by convention; empty for anybody's own data."""
+    table = json.loads(BENCHMARK_OPTIONS.read_text(encoding="utf-8"))
+    return dict(table.get(method, {}).get(preset, {}).get(benchmark, {}))
+
+
+def bank_for(texts: str | Path | DescriptionBank | None, source: DataSource) -> DescriptionBank:
+    """The description bank of a run: the user's, else the data's own, else empty (then templates serve)."""
+    if isinstance(texts, DescriptionBank):
+        return texts
+    if texts is not None:
+        return read_bank(texts, source.classes)
+    if source.descriptions is not None:
+        return DescriptionBank(source.descriptions["main"], source.descriptions["noise"], source.name)
+    return DescriptionBank()
+
+
+def check_settings(shots: Any, seed: Any, storage: Any) -> None:
+    """Raise one :class:`UserError` for all of the estimator's plain settings that are out of range."""
+    problems = Problems("These settings cannot be used:")
+    for name, value, low in (("shots", shots, 1), ("random_state", seed, 0)):
+        if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < low:
+            problems.add(f"'{name}' must be a whole number of at least {low} (got {value!r})")
+    if storage not in STORAGE:
+        hint = did_you_mean(str(storage), STORAGE)
+        problems.add(f"unknown storage format '{storage}': allowed are {', '.join(STORAGE)}.{hint}")
+    problems.raise_if_any()
+
+
+def loaded(backbone: Any) -> Backbone:
+    """``backbone`` itself, or the one that it names."""
+    return backbone if isinstance(backbone, Backbone) else load_backbone(backbone)
+
+
+def find_device(name: str) -> torch.device:
+    """The device of that name; ``"auto"`` is a CUDA device if there is one. :class:`UserError` if it is not there."""
+    if name not in DEVICES:
+        raise unknown_name("device", name, DEVICES)
+    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if name == "auto":
+        name = "cuda" if there["cuda"] else "cpu"
+    if not there[name]:
+        raise UserError(f"Device '{name}' is not available on this machine; use 'cpu' or 'auto'.")
+    return torch.device(name)

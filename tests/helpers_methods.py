@@ -1,0 +1,62 @@
+"""Classes, sentences, pictures and perturbed methods for the tests of ``anprompt.methods``."""
+
+from __future__ import annotations
+
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from anprompt import methods
+from anprompt.clip import Backbone
+from anprompt.text import DescriptionBank
+from helpers_clip import random_backbone
+
+NAMES = ["cat", "large red striped square house", "dog", "night street", "green lake", "bright dotted star field"]
+NEW_NAMES = ["small blue triangle", "forest", "dark river with crop"]
+
+
+def bank(names: list[str] | None = None) -> DescriptionBank:
+    """Four main and three noise sentences per class, all different."""
+    names = [*NAMES, *NEW_NAMES] if names is None else names
+    main = ["a photo of the {} in a street", "a large {} on a field", "the image is a bright {}", "one {} and a road"]
+    noise = ["this picture: {} at night", "a sketch with a small {}", "an animal, a house and the {} on the lake"]
+    return DescriptionBank(
+        {name: [s.replace("{}", name) for s in main] for name in names},
+        {name: [s.replace("{}", name) for s in noise] for name in names},
+        "test",
+    )
+
+
+@cache
+def small_backbone() -> Backbone:
+    """12 + 12 blocks, tiny; shared by tests, none of which may change it."""
+    return random_backbone(seed=5)
+
+
+def batch(size: int = 4, classes: int = len(NAMES), seed: int = 0, side: int = 32) -> dict[str, Tensor]:
+    """Random pixels ``(B, 3, side, side)`` and labels ``(B,)``."""
+    generator = torch.Generator().manual_seed(seed)
+    return {
+        "pixels": torch.randn(size, 3, side, side, generator=generator),
+        "labels": torch.randint(classes, (size,), generator=generator),
+    }
+
+
+@torch.no_grad()
+def perturb(method: methods.Method, seed: int = 0) -> methods.Method:
+    """Move every learnable away from its start, so that nothing is zero or equal by construction."""
+    generator = torch.Generator().manual_seed(seed)
+    for _, parameter in sorted(method.named_parameters()):
+        noise = torch.randn(parameter.shape, generator=generator)
+        parameter.add_(noise * 0.3 / parameter.shape[-1] ** 0.5)
+    return method
+
+
+def anprompt(names: list[str] | None = None, *, texts: DescriptionBank | None = None, **options: Any) -> Any:
+    """A perturbed ANPrompt on :func:`small_backbone`."""
+    created = methods.create(
+        "anprompt", small_backbone(), NAMES if names is None else names, texts=texts or bank(), **options
+    )
+    return perturb(created)

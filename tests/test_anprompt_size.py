@@ -1,0 +1,121 @@
+"""How many numbers ANPrompt learns, and its small form for prediction (``bake``)."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+
+from anprompt import methods
+from anprompt.clip import Backbone, ImageTransform
+from anprompt.errors import UserError
+from anprompt.methods.count import VIT_B_16, learnable_numbers
+from helpers_clip import small_tables, small_tokenizer
+from helpers_methods import NAMES, NEW_NAMES, anprompt, bank, batch, perturb, small_backbone
+
+PIXELS = batch(5)["pixels"]
+
+
+@pytest.mark.parametrize(
+    ("name", "preset", "options", "expected"),
+    [
+        ("anprompt", "paper", {}, 4_992_256),
+        ("anprompt", "paper", {"maps": "shared"}, 1_052_416),
+        ("anprompt", "snapshot", {}, 5_117_952),
+        ("zero-shot", None, {}, 0),
+    ],
+)
+def test_learnable_numbers_on_the_shape_of_vit_b_16(
+    name: str, preset: str | None, options: dict[str, Any], expected: int
+) -> None:
+    assert learnable_numbers(name, VIT_B_16, preset, **options) == expected
+
+
+def test_the_count_equals_the_sum_of_its_parts() -> None:
+    """7 layers, K = 5, d = 512, D = 768 and 512: what the numbers above consist of."""
+    vision_map, text_map, prompts, projection = 512 * 768 + 768, 512 * 512 + 512, 5 * 512, 768 * 512
+    assert learnable_numbers("anprompt") == 7 * (vision_map + text_map) + prompts + projection
+    assert learnable_numbers("anprompt", layers="12") == vision_map + text_map + prompts + projection
+    assert learnable_numbers("anprompt", prompt_length=6) == learnable_numbers("anprompt") + 512
+
+
+@pytest.mark.parametrize("options", [{}, {"free_prompts": 0.2, "maps": "low-rank", "mix": 0.5}, {"anti_prompt": False}])
+def test_baked_logits(options: dict[str, Any]) -> None:
+    method = anprompt(**options)
+    known, new = method.logits(PIXELS), method.with_classes(NEW_NAMES, bank()).logits(PIXELS)
+    view = method.with_classes(NEW_NAMES, bank())
+    method.bake()
+    assert set(method.state_dict()) == {"baked_vision", "baked_text", "baked_weights"}
+    assert not list(method.parameters())
+    assert (method.logits(PIXELS) - known).abs().max() <= 1e-4
+    later = method.with_classes(NEW_NAMES, bank()).logits(PIXELS)  # text tokens in fp16: close, not equal
+    assert (later - new).abs().max() <= 0.05
+    assert torch.equal(view.logits(PIXELS), new), "a view taken before lost its tensors"
+    swapped = method.with_classes([NAMES[2], NEW_NAMES[0], NAMES[0]], bank()).logits(PIXELS)
+    assert torch.allclose(swapped[:, [0, 2]], known[:, [2, 0]], atol=1e-4)
+
+
+def test_baking_a_view_leaves_the_original_alone() -> None:
+    method = anprompt()
+    logits, tensors = method.logits(PIXELS), set(method.state_dict())
+    view: Any = method.with_classes(NAMES[:2])
+    view.bake()
+    assert set(method.state_dict()) == tensors
+    assert torch.equal(method.logits(PIXELS), logits)
+    assert torch.allclose(view.logits(PIXELS), logits[:, :2], atol=1e-4)
+
+
+def test_classes_added_after_baking_are_baked_too() -> None:
+    method = anprompt()
+    method.bake()
+    old = method.logits(PIXELS)
+    method.add_classes(NEW_NAMES, bank())
+    both = method.logits(PIXELS)
+    assert torch.equal(both[:, : len(NAMES)], old)
+    method.bake()
+    assert method.baked_weights.shape == (len(NAMES) + len(NEW_NAMES), 16)
+    assert torch.equal(method.logits(PIXELS), both)
+
+
+def test_baked_tensors_restore_the_small_form() -> None:
+    method = anprompt()
+    method.bake()
+    other: Any = methods.build("anprompt", small_backbone())
+    other.bake(method.state_dict(), NAMES)
+    other.blocks = [other.make_block(NAMES, trained=True)]
+    assert torch.equal(other.logits(PIXELS), method.logits(PIXELS))
+
+
+def test_baked_size_on_the_shape_of_vit_b_16() -> None:
+    """Widths of ViT-B/16 and its 7 prompted blocks; MLPs and vocabulary are small, they are not in the file."""
+    tokenizer = small_tokenizer()
+    config = replace(
+        VIT_B_16,
+        vision=replace(VIT_B_16.vision, depth=7, mlp=8),
+        text=replace(VIT_B_16.text, depth=7, mlp=8),
+        image_size=32,
+        vocabulary=len(small_tables()[0]),
+        eot_id=tokenizer.eot_id,
+        sot_id=tokenizer.sot_id,
+    )
+    method: Any = methods.create("anprompt", Backbone(config, tokenizer, ImageTransform(32, 32)), NAMES, texts=bank())
+    perturb(method)
+    before = method.logits(PIXELS)
+    method.bake()
+    assert (method.logits(PIXELS) - before).abs().max() <= 1e-4
+    sizes = {name: tensor.numel() * tensor.element_size() for name, tensor in method.state_dict().items()}
+    assert sizes == {
+        "baked_vision": 7 * 5 * 768 * 4,
+        "baked_text": 7 * 5 * 512 * 2,
+        "baked_weights": len(NAMES) * 512 * 4,
+    }
+    assert sum(sizes.values()) <= 150_000 + 2048 * len(NAMES)
+
+
+def test_bake_is_refused_where_the_prototype_decides() -> None:
+    method = anprompt(preset="snapshot")
+    with pytest.raises(UserError, match="partner='prototype' needs P_r"):
+        method.bake()
+    assert method.logits(PIXELS).isfinite().all()

@@ -1,0 +1,295 @@
+"""The estimator: scikit-learn's conventions, what it accepts, classes that come later, and what it says."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from sklearn.base import clone
+from sklearn.exceptions import NotFittedError
+from sklearn.metrics import accuracy_score
+from sklearn.model_selection import cross_val_score
+
+from anprompt import PromptClassifier
+from anprompt.clip import Backbone
+from anprompt.data import open_data
+from anprompt.errors import UserError
+from anprompt.settings import Note
+from anprompt.text import DescriptionBank
+from helpers_clip import random_backbone
+from helpers_fit import noisy_array, solid
+
+COLOURS = ["blue star", "green circle", "red square", "white cat"]  # the classes of photo_folder
+TEXTS = DescriptionBank(
+    {name: [f"a photo of the {name} on the road.", f"this is a large {name}."] for name in COLOURS},
+    {name: [f"dark {name}.", f"an image with a {name} in it."] for name in COLOURS},
+    "own texts",
+)
+QUICK = {"epochs": 1, "warmup_epochs": 0, "lr": 0.01}
+
+
+@pytest.fixture(autouse=True)
+def no_notes_by_accident() -> Iterator[None]:
+    """A note that a test does not expect fails it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Note)
+        yield
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return random_backbone(image_size=32)
+
+
+def estimator(backbone: Backbone, **params: Any) -> PromptClassifier:
+    return PromptClassifier(backbone, **{"shots": 2, "texts": TEXTS, "recipe": QUICK, **params})
+
+
+@pytest.fixture(scope="module")
+def fitted(backbone: Backbone, photo_folder: Path) -> PromptClassifier:
+    """Not to be changed by tests; ``own`` is a copy that may be."""
+    return estimator(backbone).fit(photo_folder)
+
+
+@pytest.fixture
+def own(fitted: PromptClassifier, backbone: Backbone, tmp_path: Path) -> PromptClassifier:
+    return PromptClassifier.load(fitted.save(tmp_path / "own"), backbone, texts=TEXTS)
+
+
+@pytest.fixture(scope="module")
+def photos(photo_folder: Path) -> list[Path]:
+    return sorted((photo_folder / "test").rglob("*.*"))
+
+
+# ---- scikit-learn's conventions --------------------------------------------------------------------------------------
+
+
+def test_the_constructor_only_stores() -> None:
+    strange = object()
+    params = {name: strange for name in PromptClassifier().get_params()}
+    made = PromptClassifier(**params)
+    assert all(value is strange for value in made.get_params(deep=False).values())
+    assert set(vars(made)) == set(params), "nothing is computed or checked before fit"
+
+
+def test_get_set_clone(fitted: PromptClassifier) -> None:
+    made = PromptClassifier("somewhere", shots=3, options={"alpha": 0.1})
+    copied = clone(made)
+    assert copied is not made
+    assert copied.get_params() == made.get_params()
+    assert made.set_params(shots=8, recipe={"epochs": 2}) is made
+    assert (made.shots, made.recipe, copied.shots) == (8, {"epochs": 2}, 3)
+    with pytest.raises(ValueError, match="Invalid parameter 'shot'"):
+        made.set_params(shot=1)
+    assert not hasattr(clone(fitted), "classes_"), "a clone is not fitted"
+    assert "PromptClassifier(" in repr(made)
+
+
+@pytest.mark.parametrize("call", ["predict", "predict_proba", "decision_function", "score", "evaluate", "with_classes",
+                                  "add_class", "save", "bake"])  # fmt: skip
+def test_before_fit_every_method_says_so(call: str) -> None:
+    made = PromptClassifier()
+    arguments = [] if call == "bake" else [["x"]]
+    with pytest.raises(NotFittedError, match="PromptClassifier instance is not fitted yet"):
+        getattr(made, call)(*arguments)
+    assert not hasattr(made, "classes_")
+
+
+def test_fit_returns_itself_and_sets_only_names_that_end_with_an_underscore(
+    backbone: Backbone, photo_folder: Path
+) -> None:
+    made = estimator(backbone, method="zero-shot")
+    before = made.get_params(deep=False)
+    assert made.fit(photo_folder) is made
+    assert made.get_params(deep=False) == before
+    assert {name for name in vars(made) if not name.endswith("_")} == set(before)
+
+
+def test_predictions_fit_together(fitted: PromptClassifier, photos: list[Path]) -> None:
+    logits = fitted.decision_function(photos)
+    probabilities = fitted.predict_proba(photos)
+    names = fitted.predict(photos)
+    assert fitted.classes_.tolist() == COLOURS
+    assert logits.shape == probabilities.shape == (16, 4)
+    assert logits.dtype == probabilities.dtype == np.float32
+    assert names.shape == (16,)
+    assert np.array_equal(names, fitted.classes_[logits.argmax(axis=1)])
+    assert np.allclose(probabilities.sum(axis=1), 1, atol=1e-6)
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    assert np.allclose(probabilities, exponentials / exponentials.sum(axis=1, keepdims=True), atol=1e-6)
+    truth = [path.parent.name.replace("_", " ") for path in photos]
+    assert fitted.score(photos, truth) == accuracy_score(truth, names)
+    assert len(set(names)) > 1, "otherwise this test would show little"
+
+
+def test_score_on_few_classes_is_still_over_all_of_the_classifiers(
+    fitted: PromptClassifier, photos: list[Path]
+) -> None:
+    names = fitted.predict(photos)
+    truth = [path.parent.name.replace("_", " ") for path in photos]
+    for chosen in ({"blue star"}, {"red square", "white cat"}):
+        rows = [i for i, name in enumerate(truth) if name in chosen]
+        expected = accuracy_score([truth[i] for i in rows], names[rows])
+        assert fitted.score([photos[i] for i in rows], [truth[i] for i in rows]) == expected
+
+
+def test_cross_validation(backbone: Backbone, photo_folder: Path) -> None:
+    data = sorted((photo_folder / "train").rglob("*.*"))
+    labels = [path.parent.name.replace("_", " ") for path in data]
+    scores = cross_val_score(estimator(backbone, method="zero-shot"), data, labels, cv=2)
+    assert scores.shape == (2,)
+    assert ((scores >= 0) & (scores <= 1)).all()
+
+
+def test_the_seed_decides(backbone: Backbone, photo_folder: Path, photos: list[Path], fitted: PromptClassifier) -> None:
+    again = estimator(backbone).fit(photo_folder)
+    assert np.array_equal(again.decision_function(photos), fitted.decision_function(photos))
+    other = estimator(backbone, random_state=np.int64(2), shots=np.int64(2)).fit(photo_folder)
+    assert not np.array_equal(other.decision_function(photos), fitted.decision_function(photos))
+    assert again.record_["config_sha256"] == fitted.record_["config_sha256"] != other.record_["config_sha256"]
+    json.dumps(other.record_)
+
+
+# ---- what fit and predict accept -------------------------------------------------------------------------------------
+
+
+def test_fit_takes_lists_of_anything_that_is_a_picture(
+    fitted: PromptClassifier, backbone: Backbone, photo_folder: Path, photos: list[Path]
+) -> None:
+    drawn = [photo_folder / path for path in fitted.record_["drawn"]]
+    labels = [path.parent.name.replace("_", " ") for path in drawn]
+    opened = [Image.open(path).convert("RGB") for path in drawn]
+    expected = fitted.decision_function(photos)
+    for pictures in (drawn, [str(p) for p in drawn], opened, [np.asarray(p) for p in opened], np.array(drawn, str)):
+        made = estimator(backbone).fit(pictures, np.array(labels))
+        assert made.classes_.tolist() == COLOURS
+        assert np.array_equal(made.decision_function(photos), expected)
+
+
+def test_fit_takes_a_source_a_path_and_its_text(backbone: Backbone, photo_folder: Path) -> None:
+    for data in (open_data(photo_folder), photo_folder, str(photo_folder)):
+        made = estimator(backbone, method="zero-shot").fit(data)
+        assert made.classes_.tolist() == COLOURS
+        assert made.about_["data"]["name"] == "photos"
+
+
+def test_labels_may_be_numbers(backbone: Backbone) -> None:
+    pictures = [noisy_array(i) for i in range(8)]
+    made = estimator(backbone, method="zero-shot", texts=None).fit(pictures, [0, 1, 2, 10] * 2)
+    assert made.classes_.tolist() == ["0", "1", "10", "2"]
+    assert 0 <= made.score(pictures, [0, 1, 2, 10] * 2) <= 1
+
+
+def test_predict_takes_files_folders_patterns_pictures_and_arrays(
+    fitted: PromptClassifier, photo_folder: Path, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = fitted.decision_function(photos)
+    stars = photo_folder / "test" / "blue_star"
+    assert np.array_equal(fitted.decision_function(str(photos[0])), expected[:1])
+    assert np.array_equal(fitted.decision_function(photo_folder / "test"), expected)
+    assert np.array_equal(fitted.decision_function([str(stars / "*.png"), photos[5]])[[0, 2]], expected[[0, 5]])
+    monkeypatch.chdir(stars)
+    for pattern in ("*", "./*", "../blue_star/*", "../../test/blue_star/test-?.*"):
+        assert np.array_equal(fitted.decision_function(pattern), expected[:4])
+    (stars / ".hidden").mkdir(exist_ok=True)
+    solid((1, 2, 3)).save(stars / ".hidden" / "a.png")
+    assert len(fitted.decision_function(photo_folder / "test")) == 16
+
+    picture = Image.open(photos[0]).convert("RGB")
+    array = np.asarray(picture)  # (H, W, 3)
+    for one in (picture, array, [picture], array[None], array / 255.0):
+        assert np.array_equal(fitted.decision_function(one), expected[:1])
+    mixed = fitted.decision_function([photos[0], picture, array])
+    assert np.allclose(mixed, expected[[0, 0, 0]], atol=1e-4)
+    assert fitted.decision_function(np.stack([noisy_array(i) for i in range(3)])).shape == (3, 4)
+    assert fitted.predict([]).shape == (0,)
+    assert fitted.predict_proba([]).shape == (0, 4)
+
+
+def test_what_is_not_there_is_named(fitted: PromptClassifier, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(UserError) as error:
+        fitted.predict([tmp_path / "empty", tmp_path / "no.jpg", str(tmp_path / "*.png")])
+    assert str(error.value).count(str(tmp_path)) == 3
+    with pytest.raises(UserError, match="not a picture"):
+        fitted.predict([{"a": 1}])
+
+
+@pytest.mark.parametrize(
+    ("data", "labels", "words"),
+    [
+        (["a.jpg"], None, "need labels"),
+        (["a.jpg"], ["a", "b"], "1 pictures but 2 labels"),
+        (["a.jpg", "b.jpg"], ["a", "a"], "at least 2 classes; the labels have 1"),
+        (["a.jpg", "b.jpg"], ["a", " "], "empty class name"),
+        (["a.jpg", "b.jpg"], ["Cat", "cat"], "are one class name to CLIP"),
+        ("toyworld", ["a"], "Labels go with a list of pictures"),
+        (["a.jpg", "b.jpg"], ["a", "b"], "2 of 2 pictures cannot be used"),
+    ],
+)
+def test_mistakes_in_the_data(backbone: Backbone, data: Any, labels: Any, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        estimator(backbone, method="zero-shot").fit(data, labels)
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({"method": "anpromt"}, "Did you mean 'anprompt'"),
+        ({"preset": "papr"}, "Did you mean 'paper'"),
+        ({"options": {"thta": 0.5}}, "Did you mean 'theta'"),
+        ({"recipe": {"epoch": 1}}, "Did you mean 'epochs'"),
+        ({"shots": 0}, "'shots' must be a whole number of at least 1"),
+        ({"shots": True}, "'shots' must be a whole number"),
+        ({"random_state": None}, "'random_state' must be a whole number"),
+        ({"storage": "fp8"}, "allowed are fp16, fp32"),
+        ({"device": "gpu"}, "Unknown device 'gpu'"),
+        ({"subset": "old"}, "Unknown subset 'old'"),
+        ({"bad_images": "ignore"}, "stop, skip"),
+        ({"options": {"layers": "9-13"}}, "blocks 1 to 12"),
+    ],
+)
+def test_mistakes_in_the_settings(backbone: Backbone, photo_folder: Path, params: dict[str, Any], words: str) -> None:
+    made = estimator(backbone, **params)
+    with pytest.raises(UserError, match=words):
+        made.fit(photo_folder)
+    assert not hasattr(made, "classes_")
+
+
+def test_bad_pictures_stop_or_are_skipped_and_named(backbone: Backbone, photos: list[Path], tmp_path: Path) -> None:
+    (tmp_path / "broken.jpg").write_bytes(b"not a picture")
+    (tmp_path / "empty.png").write_bytes(b"")
+    bad = [tmp_path / "broken.jpg", tmp_path / "empty.png"]
+    labels = [path.parent.name.replace("_", " ") for path in photos]
+    data, names = [*photos, *bad], [*labels, "blue star", "white cat"]
+    made = estimator(backbone, method="zero-shot", shots=16)
+    with pytest.raises(UserError) as error:
+        made.fit(data, names)
+    assert "2 of 18 pictures" in str(error.value)
+    assert all(str(path) in str(error.value) for path in bad)
+    made.set_params(bad_images="skip")
+    with pytest.warns(Note) as notes:
+        made.fit(data, names)
+    assert "2 unreadable photos are left out" in " ".join(str(n.message) for n in notes)
+    assert made.about_["data"]["images"] == 16
+    with pytest.warns(Note, match="2 of 18 pictures are left out"):
+        assert made.predict(data).shape == (16,)
+    with pytest.warns(Note, match="2 of 18 pictures are left out"):
+        assert made.evaluate(data, names)["data"]["unreadable"] == 2
+    made.set_params(bad_images="stop")
+    with pytest.raises(UserError, match="2 of 18 pictures"):
+        made.predict(data)
+    with pytest.raises(UserError, match="2 of 18 pictures"):
+        made.score(data, names)
+
+
+def test_an_estimator_and_its_adapter_survive_pickling(own: PromptClassifier) -> None:
+    made = PromptClassifier("somewhere", shots=3)
+    assert pickle.loads(pickle.dumps(made)).get_params() == made.get_params()

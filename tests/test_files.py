@@ -1,0 +1,181 @@
+"""Files are replaced as a whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anprompt import files
+from anprompt.errors import UserError
+from anprompt.files import (
+    atomic_path,
+    atomic_paths,
+    check_writable,
+    remove_parts,
+    sha256_file,
+    sha256_json,
+    write_json,
+    write_text,
+)
+
+
+def fail(number: int) -> Any:
+    def failing(*_: Any, **__: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return failing
+
+
+def names(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_text_and_json_are_written_as_utf_8_in_new_folders(tmp_path: Path) -> None:
+    path = tmp_path / "new" / "folder" / "a.json"
+    write_json(path, {"ℓ_A": [1, 0.5, None], "é": "ü"})
+    assert json.loads(path.read_bytes().decode("utf-8")) == {"ℓ_A": [1, 0.5, None], "é": "ü"}
+    assert "ℓ_A".encode() in path.read_bytes(), "readable, not escaped"
+    write_text(path, "x")
+    assert path.read_bytes() == b"x"
+    assert names(path.parent) == ["a.json"]
+
+
+def test_a_new_file_has_the_permissions_of_any_other(tmp_path: Path) -> None:
+    write_text(tmp_path / "ours", "x")
+    (tmp_path / "theirs").write_text("x")
+    assert stat.S_IMODE((tmp_path / "ours").stat().st_mode) == stat.S_IMODE((tmp_path / "theirs").stat().st_mode)
+
+
+@pytest.mark.parametrize("error", [ValueError("half way"), KeyboardInterrupt()])
+def test_an_exception_in_the_middle_keeps_the_old_file(error: BaseException, tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    write_text(path, "old")
+    with pytest.raises(type(error)), atomic_path(path) as part:  # noqa: PT012
+        part.write_text("half of the n")
+        assert part.parent == tmp_path, "on the same file system, so that replacing is one step"
+        raise error
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["state"]
+
+
+@pytest.mark.parametrize("step", ["fsync", "replace", "chmod"])
+@pytest.mark.parametrize(("number", "words"), [(errno.ENOSPC, "No space left"), (errno.EROFS, "Read-only")])
+def test_when_the_system_refuses_the_old_file_survives(
+    step: str, number: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "state"
+    write_text(path, "old")
+    monkeypatch.setattr(files.os, step, fail(number))
+    with pytest.raises(UserError) as error:
+        write_text(path, "new")
+    assert str(path) in str(error.value)
+    assert words in str(error.value)
+    assert "untouched" in str(error.value)
+    assert path.read_text() == "old"
+    assert names(tmp_path) == ["state"]
+
+
+def test_several_files_are_replaced_together_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    paths = tmp_path / "a", tmp_path / "b"
+    for path in paths:
+        write_text(path, "old")
+    synced: list[int] = []
+
+    def full_disk(descriptor: int) -> None:
+        synced.append(descriptor)
+        if len(synced) == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(files.os, "fsync", full_disk)
+        with pytest.raises(UserError, match="No space left"), atomic_paths(*paths) as (first, second):
+            assert (first.write_text("new"), second.write_text("new")) == (3, 3)
+    assert [path.read_text() for path in paths] == ["old", "old"]
+    with atomic_paths(*paths) as parts:
+        for part in parts:
+            part.write_text("new")
+    assert [path.read_text() for path in paths] == ["new", "new"]
+    assert names(tmp_path) == ["a", "b"]
+
+
+def test_data_is_on_the_disk_before_the_old_file_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    for name in ("fsync", "replace"):
+        real = getattr(os, name)
+        monkeypatch.setattr(files.os, name, lambda *a, name=name, real=real: (calls.append(name), real(*a)))
+    write_text(tmp_path / "a", "x")
+    assert calls == ["fsync", "replace"]
+
+
+def test_a_place_that_cannot_hold_files_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+    below = tmp_path / "file" / "deeper" / "a.txt"
+    with pytest.raises(UserError) as error:
+        write_text(below, "x")
+    assert f"Cannot write '{below}': Not a directory" in str(error.value)
+
+
+def test_only_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:
+    kept = ["a[1].txt", ".a[1].txt", "b.part", ".b.x.part", ".a[1].txt.note"]
+    for name in [*kept, ".a[1].txt.k3j_2.part", ".a[1].txt.zz.part"]:
+        (tmp_path / name).write_text("x")
+    remove_parts(tmp_path / "a[1].txt")
+    assert names(tmp_path) == sorted(kept)
+    remove_parts(tmp_path / "nowhere" / "a")  # no such folder: nothing to do
+
+
+def test_check_writable_leaves_nothing_behind(tmp_path: Path) -> None:
+    (tmp_path / "there").mkdir()
+    check_writable(tmp_path / "there")
+    check_writable(tmp_path / "there" / "x" / "y")
+    assert names(tmp_path) == ["there"]
+    assert names(tmp_path / "there") == []
+
+
+def test_check_writable_names_what_is_wrong(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").write_text("x")
+    with pytest.raises(UserError, match="is a file; give a folder"):
+        check_writable(tmp_path / "file")
+    with pytest.raises(UserError, match=r"Cannot write to the output folder .*: Not a directory"):
+        check_writable(tmp_path / "file" / "below")
+    monkeypatch.setattr(files.tempfile, "NamedTemporaryFile", fail(errno.EROFS))
+    with pytest.raises(UserError, match=r"Cannot write to the output folder .*: Read-only file system"):
+        check_writable(tmp_path)
+
+
+def test_hashes(tmp_path: Path) -> None:
+    content = bytes(range(256)) * 5000
+    (tmp_path / "a").write_bytes(content)
+    assert sha256_file(tmp_path / "a") == hashlib.sha256(content).hexdigest()
+    assert sha256_json({"b": [1, "é"], "a": 0.001}) == hashlib.sha256('{"a":0.001,"b":[1,"é"]}'.encode()).hexdigest()
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(exclude_categories=["Cs"])),
+    lambda inner: (
+        st.lists(inner, max_size=4)
+        | st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=5), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"]), max_size=5), JSON, max_size=5))
+def test_a_documents_hash_survives_writing_reading_and_reordering(document: dict[str, Any]) -> None:
+    again = json.loads(files.to_json(document))
+    backwards = dict(reversed(again.items()))
+    assert sha256_json(again) == sha256_json(backwards) == sha256_json(document)
+    assert sha256_json({**document, "one more": 1}) != sha256_json(document)
