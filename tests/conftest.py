@@ -9,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from anprompt.cli import run
+from helpers_cli import Cli
 from helpers_clip import hugging_face_model, sizes, write_tokenizer
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -57,3 +59,18 @@ def photo_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 suffix = "png" if i % 3 == 0 else "jpg"
                 Image.fromarray(pixels.clip(0, 255).astype(np.uint8)).save(folder / f"{split}-{i}.{suffix}")
     return root
+
+
+@pytest.fixture(scope="session")
+def small_adapter(small_clip: Path, photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter that ``anprompt fit`` wrote: two epochs on ``photo_folder`` with ``small_clip``. Only for reading."""
+    folder = tmp_path_factory.mktemp("fit") / "adapter"
+    line = f"fit {photo_folder} --backbone {small_clip} --shots 4 --recipe.epochs 2 --out {folder}"
+    assert run(line.split()) == 0
+    return folder
+
+
+@pytest.fixture
+def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
+    """The command line in this process: ``cli("info", folder)`` returns exit code, stdout and stderr."""
+    return Cli(capsys)

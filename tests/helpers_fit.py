@@ -12,7 +12,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from anprompt import methods
+from anprompt import PromptClassifier, methods
 from anprompt.adapter import round_to_storage
 from anprompt.clip import Backbone
 from anprompt.methods import ClassBlock, Method
@@ -114,3 +114,18 @@ def trained(name: str = "anprompt", storage: str = "fp16", **options: Any) -> Me
         train(method, pictures(8), short_recipe(epochs=1), seed=1)
         round_to_storage(method, storage)
     return method.requires_grad_(False)
+
+
+PHOTO_CLASSES = ["blue star", "green circle", "red square", "white cat"]  # of the fixture photo_folder
+PHOTO_TEXTS = DescriptionBank(
+    {name: [f"a photo of the {name} on the road.", f"this is a large {name}."] for name in PHOTO_CLASSES},
+    {name: [f"dark {name}.", f"an image with a {name} in it."] for name in PHOTO_CLASSES},
+    "own texts",
+)
+
+
+def estimator(backbone: Any, **params: Any) -> PromptClassifier:
+    """A classifier for the photos of the fixture photo_folder that is trained in two steps."""
+    quick = {"epochs": 1, "warmup_epochs": 0, "lr": 0.01, "batch": 4}
+    recipe = {**quick, **params.pop("recipe", {})}
+    return PromptClassifier(backbone, **{"shots": 2, "texts": PHOTO_TEXTS, "recipe": recipe, **params})

@@ -54,6 +54,7 @@ def test_folder_takes_the_file_that_covers_most_classes(tmp_path: Path, noise_fo
     write(tmp_path / "main" / "a_small.json", {"cat": ["small"]})
     write(tmp_path / "main" / "b_large.json", {"cat": ["A cat."], "dog": ["A dog."]})
     write(tmp_path / "main" / "c_other.json", {"cow": ["A cow."], "pig": ["A pig."], "hen": ["A hen."]})
+    write(tmp_path / "main" / "d_late.json", {"dog": ["late"]})
     write(tmp_path / noise_folder / "x.json", {"sea lake": ["Wet."]})
     write(tmp_path / noise_folder / "y.json", {name: [f"{name}!"] for name in NAMES})
     bank = read_bank(tmp_path, NAMES)

@@ -337,13 +337,15 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _check_names(self, names: Sequence[str], present: Sequence[str] | npt.NDArray[np.str_]) -> None:
         problems = Problems("These class names cannot be used:")
-        seen = set(present)
+        seen = {_normal_form(name) for name in present}
         for name in names:
             if not name.strip():
                 problems.add("an empty name")
-            elif name in seen:
+            elif _normal_form(name) in seen:
                 problems.add(f"'{name}' is there twice")
-            seen.add(name)
+            seen.add(_normal_form(name))
+        if not len(names):
+            problems.add("the list is empty")
         problems.raise_if_any()
         if not self.method_.supports_new_classes and set(names) - set(self.classes_):
             raise UserError(f"Method '{self.method_.name}' only knows the classes that it was trained on.")
@@ -378,3 +380,8 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         own.about_ = {key: document[key] for key in kept if key in document}
         own.record_ = document
         return own
+
+
+def _normal_form(name: str) -> str:
+    """What CLIP's tokenizer sees of a name: it knows neither case nor the number of spaces."""
+    return " ".join(name.split()).casefold()

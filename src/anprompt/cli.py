@@ -40,7 +40,7 @@ COMMANDS = {
 REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
 
 HELP = """\
-usage: anprompt COMMAND [options]      'anprompt COMMAND --help' explains one of them
+usage: anprompt COMMAND [options]     'anprompt COMMAND --help' explains one
 
 Teach a frozen CLIP-like model your own classes from a few photos each.
 

@@ -64,6 +64,8 @@ def parse(command: Command, given: Sequence[str]) -> dict[str, Any]:
     _check_options(command, arguments)
     arguments, files = _take_config(arguments)
     documents = [_read_config(command, Path(file)) for file in files]
+    # An operand that is not on the line would override YAML with nothing, so YAML's operands are kept apart.
+    operands = {name: document.pop(name) for document in documents for name in command.operands if name in document}
     # A string is a configuration to jsonargparse too. First in line, so that everything else overrides it.
     from_files = [f"--config={json.dumps(document, default=str)}" for document in documents]
     try:
@@ -72,6 +74,7 @@ def parse(command: Command, given: Sequence[str]) -> dict[str, Any]:
         raise _explain(command, str(error.message), arguments, files) from None
     values: dict[str, Any] = namespace.as_dict()
     values.pop("config", None)
+    values |= {name: value for name, value in operands.items() if not values[name]}
     for entry in command.positional:
         if not entry.endswith("?") and not values[entry.rstrip("*")]:
             raise UserError(
@@ -174,11 +177,20 @@ def _read_config(command: Command, file: Path) -> dict[str, Any]:
             problems.add(f"line {line}: 'anprompt {command.name}' has no option '{key.value}'.{near}")
         elif name in seen:
             problems.add(f"line {line}: '{key.value}' is already set on line {seen[name]}.")
+        elif name in command.operands and not _is_operand(command, name, content[key.value]):
+            problems.add(f"line {line}: '{key.value}' must be text (got '{content[key.value]}').")
         elif is_switch(command.parameters[name]) and not isinstance(content[key.value], bool):
             problems.add(f"line {line}: '{key.value}' must be true or false (got '{content[key.value]}').")
         seen.setdefault(name, line)
     problems.raise_if_any()
     return {key.replace("-", "_"): value for key, value in content.items()}
+
+
+def _is_operand(command: Command, name: str, value: Any) -> bool:
+    """Whether a value from YAML is text, or a list of texts where several are taken."""
+    if f"{name}*" in command.positional:
+        return isinstance(value, list) and all(isinstance(entry, str) for entry in value)
+    return isinstance(value, str)
 
 
 def _explain(command: Command, message: str, arguments: Sequence[str], files: Sequence[str]) -> UserError:

@@ -63,7 +63,7 @@ def build(
     """Build a method with fresh learnables and no classes yet. Works on the ``meta`` device too."""
     method = find(name)
     values = resolve_options(name, preset, options)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
         torch.manual_seed(seed)
         built = method(backbone, method.Options(**values), template=check_template(template), seed=seed)
     return built.to(backbone.device)

@@ -81,7 +81,7 @@ def _clean(raw: Any, where: str, problems: Problems) -> dict[str, list[str]]:
 def _load(path: Path, problems: Problems) -> dict[str, dict[str, list[str]]]:
     """Read one file into ``{"main": …, "noise": …}``."""
     try:
-        raw = json.loads(path.read_text(encoding="utf-8"))
+        raw = json.loads(path.read_text(encoding="utf-8-sig"))
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         problems.add(f"{path}: not readable as JSON ({error})")
         return {"main": {}, "noise": {}}
