@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 from pathlib import Path
 
@@ -10,7 +11,7 @@ import pytest
 from PIL import Image
 
 from anprompt.cli import run
-from helpers_cli import Cli
+from helpers_cli import Cli, Refused
 from helpers_clip import hugging_face_model, sizes, write_tokenizer
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -74,3 +75,18 @@ def small_adapter(small_clip: Path, photo_folder: Path, tmp_path_factory: pytest
 def cli(capsys: pytest.CaptureFixture[str]) -> Cli:
     """The command line in this process: ``cli("info", folder)`` returns exit code, stdout and stderr."""
     return Cli(capsys)
+
+
+@pytest.fixture
+def refused(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Refused:
+    """Runs, in ``tmp_path``, a command that must be refused without a trace; gives the message."""
+    monkeypatch.chdir(tmp_path)
+    return Refused(cli, tmp_path)
+
+
+@pytest.fixture
+def no_model(monkeypatch: pytest.MonkeyPatch, small_adapter: Path) -> None:
+    """Loading any backbone fails the test: a mistake must be found before."""
+    modules = [importlib.import_module(f"anprompt.{name}") for name in ("settings", "adapter", "demo", "clip")]
+    for module in modules:
+        monkeypatch.setattr(module, "load_backbone", lambda *_: pytest.fail("a backbone was loaded"))

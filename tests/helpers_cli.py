@@ -53,3 +53,20 @@ def write_photos(root: Path, classes: Iterable[str], count: int = 3) -> Path:
 def contents(folder: Path) -> dict[str, bytes]:
     """Everything below ``folder``: to see that nothing was written, lost or changed."""
     return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
+
+
+class Refused:
+    """Runs a command that must be refused; gives the message."""
+
+    def __init__(self, cli: Cli, folder: Path) -> None:
+        self.cli, self.folder = cli, folder
+
+    def __call__(self, *arguments: object) -> str:
+        before = contents(self.folder)
+        code, out, err = self.cli(*arguments)
+        message = err[err.index("anprompt: ") :]
+        assert (code, out) == (2, ""), err
+        assert "Traceback" not in err
+        assert message.count("anprompt: ") == 1
+        assert contents(self.folder) == before, "files were written, changed or lost"
+        return message

@@ -7,6 +7,7 @@ import shutil
 from pathlib import Path
 from typing import Any, cast
 
+import numpy as np
 import pytest
 import torch
 from safetensors import safe_open
@@ -106,6 +107,41 @@ def test_saving_twice_gives_the_same_bytes(tmp_path: Path) -> None:
         save_adapter(tmp_path / name, method, ABOUT)
     for file in (TENSORS, DOCUMENT, CARD):
         assert (tmp_path / "a" / file).read_bytes() == (tmp_path / "b" / file).read_bytes()
+
+
+@pytest.mark.parametrize("storage", ["fp16", "fp32"])
+def test_the_reader_in_the_documentation_reads_it(storage: str, tmp_path: Path) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "adapter-format.md").read_text(encoding="utf-8")
+    code = text.split("```python\n")[1].split("```")[0]
+    names: dict[str, Any] = {}
+    exec(code, names)
+    method = trained(storage=storage, resample="epoch")
+    method.add_classes(["tree"], method.bank)
+    save_adapter(tmp_path, method, {**ABOUT, "storage": storage})
+    document, classes, tensors = names["read_adapter"](tmp_path)
+    assert document == read_document(tmp_path)
+    assert classes == [*CLASSES, "tree"]
+    assert tensors.keys() == method.state_dict().keys()
+    for name, tensor in method.state_dict().items():
+        assert np.array_equal(tensors[name], tensor.numpy())
+
+
+def test_baked_predictions_as_the_documentation_describes_them(pixels: Tensor, tmp_path: Path) -> None:
+    method = trained(mix=0.75, layers="4-8")
+    method.bake()
+    save_adapter(tmp_path, method, ABOUT)
+    tensors, backbone = load_file(tmp_path / TENSORS), random_backbone()
+    tower = backbone.vision
+    x = tower.run(tower.embed(pixels), 1, 3)
+    x = torch.cat([x[:, :1], tensors["baked_vision"][0].expand(len(x), -1, -1), x[:, 1:]], dim=1)
+    for i, block in enumerate(range(4, 13)):
+        if 0 < i < 5:
+            mixed = 0.75 * tensors["baked_vision"][i] + 0.25 * x[:, 1:6]
+            x = torch.cat([x[:, :1], mixed, x[:, 6:]], dim=1)
+        x = tower.run(x, block, block)
+    features = torch.nn.functional.normalize(tower.read(x[:, 0]), dim=-1)
+    logits = backbone.logit_scale * features @ tensors["baked_weights"].T
+    assert torch.allclose(logits, method.logits(pixels), atol=1e-4)
 
 
 # ---- loading ---------------------------------------------------------------------------------------------------------

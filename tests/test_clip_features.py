@@ -297,3 +297,11 @@ def test_encoded_features_are_of_unit_length_and_in_the_order_given() -> None:
     for features in (texts, images):
         torch.testing.assert_close(features.norm(dim=-1), torch.ones(len(features)))
     assert not torch.allclose(images[0], images[1], atol=1e-2)
+
+
+def test_lower_precision_and_back_gives_exactly_the_weights_that_were_loaded() -> None:
+    backbone = random_backbone()
+    before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
+    assert backbone.set_precision("bf16").vision.cls.dtype == torch.bfloat16
+    backbone.set_precision("fp32")
+    assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())

@@ -95,6 +95,7 @@ class Backbone(nn.Module):
         self.source = source
         self.logit_scale = logit_scale
         self.precision = "fp32"
+        self._fp32: dict[str, Tensor] = {}
         self.requires_grad_(False)
         self.eval()
 
@@ -115,10 +116,22 @@ class Backbone(nn.Module):
         return digest.hexdigest()
 
     def set_precision(self, precision: str) -> Backbone:
-        """Run the frozen towers in ``"fp32"`` or ``"bf16"``. Features, norms at the end and losses stay fp32."""
+        """Run the frozen towers in ``"fp32"`` or ``"bf16"``. Features, norms at the end and losses stay fp32.
+
+        The fp32 weights are kept aside meanwhile, so that going back gives exactly what was loaded.
+        """
         _ = self.weights_hash  # of the weights as loaded
-        self.to(torch.bfloat16 if precision == "bf16" else torch.float32)
+        if precision == "bf16" and self.precision == "fp32":
+            self._fp32 = {name: tensor.cpu() for name, tensor in self.state_dict().items()}
+            self.to(torch.bfloat16)
+        elif precision == "fp32" and self.precision == "bf16":
+            self.to(torch.float32).load_state_dict(self._fp32)
+            self._fp32 = {}
         self.precision = precision
+        return self
+
+    def __sklearn_clone__(self) -> Backbone:
+        """Estimators that are cloned share the frozen encoder instead of copying it."""
         return self
 
     def preprocess(self, images: Sequence[Any]) -> Tensor:

@@ -204,11 +204,11 @@ def demo(out: str = "anprompt-demo", seeds: int = 1, data: str = "toyworld:night
         rows.append(row("ANPrompt, mean", record["mean"], f"{record['mean']['seconds']:.0f} s"))
     columns = ("", "base %", "new %", "HM", "training")
     console.table(f"{data}: 16 pictures of each base class, none of the new ones", columns, rows, columns[1:])
+    console.say("base: classes it was tuned on; new: classes it never saw; HM: harmonic mean\n")
     written = {**record["written"], "adapter": f"{record['written']['adapter']}  "
                f"({record['adapter_bytes'] / 1024:,.0f} KiB)"}  # fmt: skip
     console.facts(written.items())
-    console.say(f"All in {record['seconds']:.0f} s. Base: classes it was tuned on; new: classes it never saw; HM: "
-                "their harmonic mean.")  # fmt: skip
+    console.say(f"all in         {record['seconds']:.0f} s")
     console.say("\nNow with your own photos, one folder per class, and a real CLIP:")
     console.say("  anprompt fit PHOTOS --backbone openai/clip-vit-base-patch16 --out my-adapter")
     return 0

@@ -20,6 +20,7 @@ Where the paper is silent or contradicts itself, an option names the choice and 
 from __future__ import annotations
 
 import random
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -201,6 +202,7 @@ class ANPrompt(Method):
     def _noise_centres(self, names: Sequence[str], f_w: Tensor) -> Tensor:
         """``P_w`` ``(K, d)``: K-means centres of the rows of ``f_w``; with fewer classes than K, of all sentences."""
         from sklearn.cluster import KMeans
+        from sklearn.exceptions import ConvergenceWarning
 
         o, k, rows = self.options, self.options.prompt_length, f_w
         if len(names) < k:
@@ -214,7 +216,9 @@ class ANPrompt(Method):
                 f"{k} noise prompts need at least {k} classes or sentences, but there are {len(rows)}: "
                 "lower the option 'prompt_length' or add texts."
             )
-        centres = KMeans(k, n_init=10, random_state=0).fit(rows.double().cpu().numpy()).cluster_centers_
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)  # equal rows: some centres coincide, which is harmless
+            centres = KMeans(k, n_init=10, random_state=0).fit(rows.double().cpu().numpy()).cluster_centers_
         return torch.as_tensor(centres, dtype=torch.float32, device=f_w.device)
 
     def make_block(self, names: Sequence[str], *, trained: bool) -> ClassBlock:
@@ -228,7 +232,7 @@ class ANPrompt(Method):
             self.noise_prompts.copy_(self._noise_centres(names, self._weak_noise_features(names)))
 
     def start_epoch(self, epoch: int) -> None:
-        if self.options.resample == "epoch" and epoch != int(self.drawn_epoch):
+        if self.options.resample == "epoch":
             self.drawn_epoch.fill_(epoch)
             for block in self.blocks:
                 block.extra["f_w"] = F.normalize(self._weak_noise_features(block.names), dim=-1)

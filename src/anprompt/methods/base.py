@@ -116,9 +116,17 @@ class Method(nn.Module, ABC):
         return view
 
     def add_classes(self, names: Sequence[str], bank: DescriptionBank) -> None:
-        """Append classes without training; the logits of the present ones stay exactly as they are."""
-        self.bank = bank
-        self.blocks = [*self.blocks, self.make_block(names, trained=False)]
+        """Append classes without training; the logits of the present ones stay exactly as they are.
+
+        bank: sentences of all classes, the present ones included. If they are refused, nothing has changed.
+        """
+        before, self.bank = self.bank, bank
+        try:
+            block = self.make_block(names, trained=False)
+        except UserError:
+            self.bank = before
+            raise
+        self.blocks = [*self.blocks, block]
 
     def used_texts(self, names: Sequence[str]) -> DescriptionBank:
         """The sentences from which ``names`` would be built: saved with the adapter, enough to rebuild the classes."""
