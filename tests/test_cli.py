@@ -181,9 +181,15 @@ def test_faults_of_ours_are_not_hidden(fault: Exception, monkeypatch: pytest.Mon
         main(["methods"])
 
 
-def test_a_reader_that_goes_away_is_no_error() -> None:
-    command = [sys.executable, "-m", "anprompt", "methods", "--json"]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+@pytest.mark.parametrize("buffered", [True, False])
+@pytest.mark.parametrize("line", [["--help"], ["methods", "--json"]])
+def test_a_reader_that_goes_away_is_no_error(line: list[str], buffered: bool) -> None:
+    """Unbuffered, writing fails; buffered, a short output fails only at the end."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"}
+    command = [sys.executable, "-m", "anprompt", *line]
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
+    ) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()

@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -17,8 +18,11 @@ import torch
 from PIL import Image
 from safetensors.torch import load_file, save_file
 
+from anprompt.data import BadImage, decode
 from anprompt.files import sha256_json
+from anprompt.inference import stream_logits
 from helpers_cli import Cli, Refused, write_photos
+from helpers_clip import random_backbone
 
 ZERO = ("--method", "zero-shot", "--out", "out")  # no training: the fastest whole run
 
@@ -57,12 +61,19 @@ def split_file_with_absent_pictures(root: Path) -> Path:
     return root
 
 
+def not_utf_8(root: Path) -> Path:
+    write_photos(root, ["cat", "dog"])
+    os.rename(root / "dog", os.fsencode(root) + b"/d\xf6g")
+    return root
+
+
 DATA = [
     (lambda root: root, ["There is no 'data'"]),
     (empty, ["holds no class folders"]),
     (class_without_image, ["class 'red fox' has no picture in red_fox/"]),
     (lambda root: write_photos(root, ["cat"]), ["there is only one class ('cat'), and at least two are needed"]),
     (twice, ["red fox/ and red_fox/ are one class name to CLIP: 'red fox'", "_/ has an empty class name"]),
+    (not_utf_8, [r"d\udcf6g/ has a class name that is not UTF-8: rename it"]),
     (
         csv_with_unused_class,
         ["class 'fox' is listed in", "but has no row", "line 8: empty label", "cat/0.png is already listed on line 2",
@@ -308,3 +319,20 @@ def test_a_real_limit_of_the_system_in_training(small_clip: Path, photo_folder: 
     assert "Traceback" not in ended.stderr
     assert "File too large" in ended.stderr
     assert not list(tmp_path.rglob("*.part"))
+
+
+@pytest.mark.parametrize("stop", [True, False])
+def test_after_a_bad_image_nothing_more_is_computed_but_all_are_found(stop: bool) -> None:
+    computed: list[int] = []
+
+    def logits(pixels: torch.Tensor) -> torch.Tensor:
+        computed.append(len(pixels))
+        return torch.zeros(len(pixels), 2)
+
+    method: Any = SimpleNamespace(backbone=random_backbone(), logits=logits)
+    bad: list[BadImage] = []
+    items = [Image.new("RGB", (40, 40)), b"", Image.new("L", (40, 50)), b"x", Image.new("RGB", (50, 40))]
+    shown = [item for chunk, _ in stream_logits(method, items, decode, bad=bad, stop=stop, batch=1) for item in chunk]
+    assert shown == ([items[0]] if stop else items[::2])
+    assert computed == [1] * len(shown)
+    assert [error.path for error in bad] == ["picture of 0 bytes", "picture of 1 bytes"]

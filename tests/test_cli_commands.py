@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import shlex
 from pathlib import Path
 
@@ -117,6 +118,15 @@ def test_predict_among_other_classes(small_adapter: Path, photo_folder: Path, tm
     assert sorted(guess["class"] for guess in result["predictions"]) == ["green house", "red dog", "white cat"]
     assert sum(guess["probability"] for guess in result["predictions"]) == pytest.approx(1, abs=1e-5)
     assert "note: 2 of 3 classes have no descriptions" in listed.err
+
+
+def test_file_names_that_are_not_utf_8(small_adapter: Path, tmp_path: Path, cli: Cli) -> None:
+    write_photos(tmp_path, ["in"], 1)
+    os.rename(tmp_path / "in" / "0.png", os.fsencode(tmp_path / "in") + b"/\xf6.png")
+    code, out, _ = cli("predict", small_adapter, tmp_path / "in", "--csv", tmp_path / "out.csv", "--json")
+    assert code == 0
+    assert json.loads(out)["results"][0]["path"].endswith("/\udcf6.png")
+    assert r"/\udcf6.png,1," in (tmp_path / "out.csv").read_text(encoding="utf-8")
 
 
 # evaluate, zeroshot

@@ -68,6 +68,16 @@ def test_in_80_columns_nothing_is_cut_and_numbers_stay_whole(rows: list[tuple[st
     assert len(re.sub(r"[\s─…]", "", shown)) == title_and_heading + numbers + letters
 
 
+@pytest.mark.parametrize("width", [40, 80, 120])
+def test_long_words_are_continued_on_the_next_line(width: int) -> None:
+    name, path = "q" * 150, "x" * 150
+    shown = printed_table(width, [(name, "123,456,789", path, "99.9")])
+    assert max(map(len, shown.splitlines())) <= width
+    assert "…" not in shown
+    assert {"123,456,789", "99.9"} <= set(shown.split())
+    assert (shown.count("q"), shown.count("x")) == (150, 150)
+
+
 def test_in_a_file_every_row_is_one_line() -> None:
     rows = [("n" * 300, 1, "p" * 300, 2.5), ("short", 10, "x", 99.0)]
     title, empty, heading, rule, first, second, end = printed_table(None, rows).split("\n")[:7]

@@ -151,7 +151,8 @@ def _resolve(given: dict[str, Any], benchmark: str | None) -> dict[str, Any]:
 def _to_yaml(config: dict[str, Any]) -> str:
     import yaml
 
-    return CONFIG_HEADING + yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    body: str = yaml.safe_dump(config, sort_keys=False, allow_unicode=True)
+    return CONFIG_HEADING + body
 
 
 def _finished(folder: Path, config: dict[str, Any], json: bool) -> int:

@@ -32,7 +32,9 @@ def check_class_names(written: Iterable[tuple[str, str]], problems: Problems) ->
     places: dict[str, list[tuple[str, str]]] = {}
     for raw, where in written:
         name = canonical_name(raw)
-        if name:
+        if any("\ud800" <= letter <= "\udfff" for letter in name):  # bytes of a file name that are no UTF-8
+            problems.add(f"{where} has a class name that is not UTF-8: rename it")
+        elif name:
             places.setdefault(" ".join(name.split()).casefold(), []).append((name, where))
         else:
             problems.add(f"{where} has an empty class name")
