@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from anprompt.cli import run
@@ -17,6 +18,8 @@ from helpers_clip import hugging_face_model, sizes, write_tokenizer
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
+os.environ["OMP_NUM_THREADS"] = "1"  # of commands run by tests; small models gain nothing from more threads
+torch.set_num_threads(1)
 REAL = Path(__file__).resolve().parents[2] / "shared" / "real"
 
 
