@@ -68,6 +68,7 @@ def test_a_run_says_whether_it_continues(small_clip: Path, photo_folder: Path, t
     state.write_bytes(b"")
     code, _, err = cli(*line[:-1], tmp_path / "b")
     assert (code, "--resume would continue it" in err) == (0, True)
+    assert not state.exists()  # a finished run keeps the adapter, not the much larger training state
 
 
 def test_next_commands_are_ones_that_work(small_clip: Path, photo_folder: Path, tmp_path: Path, cli: Cli) -> None:

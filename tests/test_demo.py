@@ -9,14 +9,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-import anprompt
 from anprompt import PromptClassifier, demo
 from anprompt.data import DataSource, Item, open_data
 from anprompt.results import harmonic_mean
 from helpers_cli import Cli, contents
-
-WEIGHTS = Path(anprompt.__file__).parent / "assets" / "miniature" / "model.safetensors"
-pytestmark = pytest.mark.skipif(not WEIGHTS.exists(), reason="the packaged miniature has not been trained yet")
 
 
 def two_of_each_class(data: str) -> DataSource:

@@ -114,6 +114,7 @@ def fit(
     estimator.save(folder)
     record = {**estimator.record_, "adapter_bytes": (folder / "adapter.safetensors").stat().st_size}
     write_record(folder / RECORD, record)
+    (folder / TRAINING / FILE).unlink(missing_ok=True)  # many times the adapter's size, and of no use any more
     if json:
         console.print_json(record)
         return 0
