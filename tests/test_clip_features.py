@@ -179,7 +179,6 @@ def test_cut_and_cached_text_equals_the_full_context(first: int | None) -> None:
     tokens = {} if first is None else prompts(range(first, tower.depth + 1), 2, tower.width)
     plan = PromptPlan.deep(tokens)
     sentences = Sentences(backbone, TEXTS)
-    assert sentences.ids.shape[1] < 77
     ids = backbone.tokenizer(TEXTS)
     eot = plan.shifted((ids == backbone.config.eot_id).int().argmax(1))
     full = tower.run(tower.embed(ids), 1, tower.depth, plan)
@@ -302,6 +301,7 @@ def test_encoded_features_are_of_unit_length_and_in_the_order_given() -> None:
 def test_lower_precision_and_back_gives_exactly_the_weights_that_were_loaded() -> None:
     backbone = random_backbone()
     before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
-    assert backbone.set_precision("bf16").vision.cls.dtype == torch.bfloat16
+    assert backbone.set_precision("bf16").vision.blocks[0].qkv.weight.dtype == torch.bfloat16
+    assert backbone.vision.cls.dtype == torch.float32
     backbone.set_precision("fp32")
     assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())

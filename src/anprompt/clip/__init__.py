@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from anprompt.clip.backbone import Backbone, ImageFeatures, Sentences
+from anprompt.clip.backbone import Backbone, ImageFeatures
 from anprompt.clip.checkpoint import load_backbone
 from anprompt.clip.config import ClipConfig, TowerConfig
-from anprompt.clip.plan import PromptPlan, PromptWrite
+from anprompt.clip.plan import BlockAdapter, PromptPlan, PromptWrite
 from anprompt.clip.preprocess import ImageTransform
+from anprompt.clip.sentences import Sentences
 from anprompt.clip.tokenizer import ClipTokenizer
 
 __all__ = [
     "Backbone",
+    "BlockAdapter",
     "ClipConfig",
     "ClipTokenizer",
     "ImageFeatures",

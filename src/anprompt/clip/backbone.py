@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anprompt.clip.config import ClipConfig
+from anprompt.clip.image_pass import read_images, run_images
 from anprompt.clip.plan import PromptPlan
-from anprompt.clip.towers import TextTower, VisionTower
+from anprompt.clip.sentences import NO_PROMPTS, Sentences
+from anprompt.clip.towers import Block, TextTower, VisionTower
 
 if TYPE_CHECKING:
     from anprompt.clip.preprocess import ImageTransform
     from anprompt.clip.tokenizer import ClipTokenizer
 
-NO_PROMPTS = PromptPlan()
+
+class Cache(Protocol):
+    """Keeps frozen activations of pictures that were seen before."""
+
+    def fetch(self, pixels: Tensor, block: int, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """The input ``(B, 1 + M, D)`` of ``block``, kept or from ``compute(pixels)``."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -37,44 +45,13 @@ class ImageFeatures:
     frozen: Tensor | None = None
 
 
-class Sentences:
-    """A fixed list of tokenised sentences that prompts are run against again and again, e.g. one per class.
-
-    Exact short cuts: the text is cut after the longest EOT (the mask is causal), and blocks below the first prompt run
-    once and are kept, because nothing in them can learn.
-    """
-
-    def __init__(self, backbone: Backbone, texts: Sequence[str]) -> None:
-        self._backbone = backbone
-        ids = backbone.tokenizer(texts).to(backbone.device)  # (N, context)
-        self.eot = (ids == backbone.config.eot_id).int().argmax(dim=1)  # (N,) first EOT of each
-        self.ids = ids[:, : int(self.eot.max()) + 1]  # (N, L)
-        self._trunk: tuple[int, Tensor] | None = None
-
-    def __len__(self) -> int:
-        return int(self.ids.shape[0])
-
-    def _below(self, block: int) -> Tensor:
-        """Input of ``block``, ``(N, L, D)``: the frozen blocks below it, run once."""
-        if self._trunk is None or self._trunk[0] != block:
-            tower = self._backbone.text
-            with torch.no_grad():
-                self._trunk = (block, tower.run(tower.embed(self.ids), 1, block - 1))
-        return self._trunk[1]
-
-    def features(self, plan: PromptPlan = NO_PROMPTS) -> Tensor:
-        """Encode all sentences under ``plan``: ``(N, C)``, fp32, not normalised; gradients reach the plan."""
-        tower = self._backbone.text
-        first = plan.first_block or 1
-        tokens = self._below(first) if first > 1 else tower.embed(self.ids)
-        rows = plan.shifted(self.eot)[:, None]  # (N, 1)
-        return tower.read(tower.run(tokens, first, tower.depth, plan, rows)[:, 0])
-
-
 class Backbone(nn.Module):
     """A frozen CLIP: two towers, tokenizer and image transform. Nothing in it ever receives a gradient.
 
     source: what the user named (hub id, path or ``"miniature"``). logit_scale: factor on cosines, 100 for CLIP.
+
+    Settings that change time and memory, not results: ``class_chunk``, how many sentences run at a time when gradients
+    are wanted (``None``: all), and ``cache``, which keeps the frozen lower half of the vision tower (``None``: nothing).
     """
 
     def __init__(
@@ -95,6 +72,8 @@ class Backbone(nn.Module):
         self.source = source
         self.logit_scale = logit_scale
         self.precision = "fp32"
+        self.class_chunk: int | None = None
+        self.cache: Cache | None = None
         self._fp32: dict[str, Tensor] = {}
         self.requires_grad_(False)
         self.eval()
@@ -116,19 +95,36 @@ class Backbone(nn.Module):
         return digest.hexdigest()
 
     def set_precision(self, precision: str) -> Backbone:
-        """Run the frozen towers in ``"fp32"`` or ``"bf16"``. Features, norms at the end and losses stay fp32.
+        """Run the frozen towers' matrix products in ``"fp32"`` or ``"bf16"``.
 
-        The fp32 weights are kept aside meanwhile, so that going back gives exactly what was loaded.
+        Sums along the blocks, layer norms, the final projections, learnables and losses are fp32 in both. The fp32
+        weights are kept aside meanwhile, so that going back gives exactly what was loaded.
         """
         _ = self.weights_hash  # of the weights as loaded
-        if precision == "bf16" and self.precision == "fp32":
-            self._fp32 = {name: tensor.cpu() for name, tensor in self.state_dict().items()}
-            self.to(torch.bfloat16)
-        elif precision == "fp32" and self.precision == "bf16":
-            self.to(torch.float32).load_state_dict(self._fp32)
+        if precision == self.precision:
+            return self
+        parameters = self._matrices()
+        if precision == "bf16":
+            self._fp32 = {name: parameter.data.cpu() for name, parameter in parameters.items()}
+        for name, parameter in parameters.items():
+            kept = self._fp32[name]
+            parameter.data = kept.to(self.device, torch.bfloat16 if precision == "bf16" else torch.float32)
+        if precision == "fp32":
             self._fp32 = {}
         self.precision = precision
         return self
+
+    def _matrices(self) -> dict[str, nn.Parameter]:
+        """The weights that ``set_precision`` converts: of the blocks' linear maps and the patch embedding."""
+        modules = {
+            f"{tower}.{number}.{i}": linear
+            for tower, blocks in (("vision", self.vision.blocks), ("text", self.text.blocks))
+            for number, block in enumerate(blocks)
+            if isinstance(block, Block)
+            for i, linear in enumerate(block.linears)
+        }
+        named = {"patch": self.vision.patch, **modules}
+        return {f"{name}.{key}": p for name, module in named.items() for key, p in module.named_parameters()}
 
     def __sklearn_clone__(self) -> Backbone:
         """Estimators that are cloned share the frozen encoder instead of copying it."""
@@ -153,30 +149,38 @@ class Backbone(nn.Module):
             out[chosen] = F.normalize(Sentences(self, [texts[i] for i in chosen]).features(), dim=-1)
         return out
 
-    def images(self, pixels: Tensor, plan: PromptPlan = NO_PROMPTS, *, frozen: bool = False) -> ImageFeatures:
+    def trunk(self, pixels: Tensor, block: int) -> Tensor:
+        """What comes into vision block ``block`` while nothing below it has learnt: ``(B, 1 + M, D)``, no gradient."""
+
+        @torch.no_grad()
+        def compute(pixels: Tensor) -> Tensor:
+            return run_images(self.vision, self.vision.embed(pixels), 1, block - 1)
+
+        pixels = pixels.to(self.device)
+        return compute(pixels) if self.cache is None else self.cache.fetch(pixels, block, compute)
+
+    def images(
+        self, pixels: Tensor, plan: PromptPlan = NO_PROMPTS, *, frozen: bool = False, prompts: bool = True
+    ) -> ImageFeatures:
         """Encode normalised pixels ``(B, 3, H, W)`` under ``plan``, with gradients to the plan's tokens.
 
         frozen: also return the features without prompts. Both passes share the blocks below the first prompt (exact:
         same weights, same input).
+        prompts: also return the outputs of prompts that stand right after CLS; without, nothing is spent on them.
         """
         tower = self.vision
         first = plan.first_block or 1
-        with torch.no_grad():
-            trunk = tower.run(tower.embed(pixels.to(self.device)), 1, first - 1)  # (B, 1 + M, D)
-        b = trunk.shape[0]
-        prompts = next((w for w in plan.writes if w.how == "insert" and w.at == 1), None)
-        read = 1 + (prompts.length if prompts is not None else 0)  # CLS and the prompts right after it
-        rows = torch.arange(read, device=trunk.device).expand(b, -1)  # (B, 1 + K)
-        out = tower.run(trunk, first, tower.depth, plan, rows)  # (B, 1 + K, D)
+        trunk = self.trunk(pixels, first)
+        after_cls = bool(plan.writes) and plan.writes[0].how == "insert" and plan.writes[0].at == 1
+        out = read_images(tower, trunk, first, plan, prompts=prompts and after_cls)  # (B, 1 [+ K], D)
         teacher = None
-        if frozen:
-            if plan.first_block is None:
-                teacher = tower.read(out[:, 0])
-            else:
-                with torch.no_grad():
-                    teacher = tower.read(tower.run(trunk, first, tower.depth, None, rows[:, :1])[:, 0])
+        if frozen and plan.first_block is None:
+            teacher = tower.read(out[:, 0])
+        elif frozen:
+            with torch.no_grad():
+                teacher = tower.read(read_images(tower, trunk, first, NO_PROMPTS, prompts=False)[:, 0])
         return ImageFeatures(
             cls=tower.read(out[:, 0]),
-            prompts=tower.norm(out[:, 1:]) if prompts is not None else None,
+            prompts=tower.norm(out[:, 1:]) if prompts and after_cls else None,
             frozen=teacher,
         )

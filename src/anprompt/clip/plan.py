@@ -6,7 +6,7 @@ exact short cut that the description allows. No method edits a tower.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -53,10 +53,26 @@ class PromptWrite:
 
 
 @dataclass(frozen=True)
+class BlockAdapter:
+    """A learned function on the output of one block: ``x + function(x)``, for rows ``(..., D)``.
+
+    block: 1-based number of the block after which it acts.
+    reach: up to how many positions to either side influence a row's result. 0, the default, says that rows are treated
+        one by one: then all short cuts stay exact. Otherwise ``function`` gets whole sequences ``(B, L, D)``, sentences
+        keep that many tokens behind EOT for each such adapter, and nothing is shared, packed or left out.
+    """
+
+    block: int
+    function: Callable[[Tensor], Tensor]
+    reach: int = 0
+
+
+@dataclass(frozen=True)
 class PromptPlan:
-    """All writes of one pass through one tower, in the order in which they happen."""
+    """All writes of one pass through one tower, in the order in which they happen, and adapters, if a method has any."""
 
     writes: tuple[PromptWrite, ...] = ()
+    adapters: tuple[BlockAdapter, ...] = ()
 
     @staticmethod
     def deep(tokens: Mapping[int, Tensor], *, at: int | None = 1, mix: float = 1.0) -> PromptPlan:
@@ -75,12 +91,30 @@ class PromptPlan:
 
     @property
     def first_block(self) -> int | None:
-        """The lowest block that sees a prompt; below it a pass equals the frozen encoder's. ``None``: no prompt."""
-        return min((write.block for write in self.writes), default=None)
+        """The lowest block that is not just the frozen encoder's; everything below can be kept. ``None``: there is none."""
+        return min((item.block for item in (*self.writes, *self.adapters)), default=None)
+
+    @property
+    def reach(self) -> int:
+        """How far to the right a row can see through all adapters together."""
+        return sum(adapter.reach for adapter in self.adapters)
 
     def before(self, block: int) -> tuple[PromptWrite, ...]:
         """The writes that happen just before ``block``."""
         return tuple(write for write in self.writes if write.block == block)
+
+    def adapt(self, block: int, x: Tensor) -> Tensor:
+        """Apply the adapters of ``block`` to its output."""
+        for adapter in self.adapters:
+            if adapter.block == block:
+                x = x + adapter.function(x)
+        return x
+
+    def replaced(self, block: int) -> bool:
+        """Whether ``block``'s output at all prompt positions is overwritten before the next block, so that nobody reads
+        it: at that block prompts serve as keys and values only."""
+        following = self.before(block + 1)
+        return bool(following) and all(write.how == "overwrite" and write.mix == 1.0 for write in following)
 
     def shifted(self, positions: Tensor) -> Tensor:
         """Where tokens that stood at ``positions`` of the plain sequence stand after all insertions (any shape)."""
@@ -90,7 +124,7 @@ class PromptPlan:
         return positions
 
     def check(self, depth: int) -> None:
-        """Raise ``ValueError`` when a write names a block outside 1..``depth``: a fault of the calling method."""
-        outside = [write.block for write in self.writes if not 1 <= write.block <= depth]
+        """Raise ``ValueError`` when an entry names a block outside 1..``depth``: a fault of the calling method."""
+        outside = [item.block for item in (*self.writes, *self.adapters) if not 1 <= item.block <= depth]
         if outside:
-            raise ValueError(f"plan writes before blocks {outside}, but the tower has blocks 1 to {depth}")
+            raise ValueError(f"the plan names blocks {outside}, but the tower has blocks 1 to {depth}")

@@ -6,30 +6,20 @@ Blocks are numbered from 1. Shapes: B images or N sentences, L tokens, D tower w
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anprompt.clip.config import ClipConfig, TowerConfig
+from anprompt.clip.kernels import ACTIVATIONS, Packing, attend, mlp
 from anprompt.clip.plan import PromptPlan
 
 
-def quick_gelu(x: Tensor) -> Tensor:
-    """OpenAI's fast approximation of GELU: x · sigmoid(1.702 x)."""
-    return x * torch.sigmoid(1.702 * x)
-
-
-ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
-    "quick_gelu": quick_gelu,
-    "gelu": F.gelu,
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
-}
-
-
 class Block(nn.Module):
-    """Pre-norm transformer block with fused query, key and value projection."""
+    """Pre-norm transformer block with fused query, key and value projection.
+
+    Linear maps run in their weights' precision; the rows themselves, the norms and the sums stay in fp32.
+    """
 
     def __init__(self, config: TowerConfig) -> None:
         super().__init__()
@@ -40,17 +30,22 @@ class Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.width, eps=config.eps)
         self.fc = nn.Linear(config.width, config.mlp)
         self.proj = nn.Linear(config.mlp, config.width)
-        self.activation = ACTIVATIONS[config.activation]
+        self.activation = config.activation
+
+    @property
+    def linears(self) -> tuple[nn.Linear, ...]:
+        """The maps that hold nearly all weights and arithmetic."""
+        return self.qkv, self.out, self.fc, self.proj
 
     def forward(self, x: Tensor, causal: bool, rows: Tensor | None = None) -> Tensor:
-        """Run the block on ``(B, L, D)``.
+        """Run the block on ``(B, L, D)``, plainly: the reference for :meth:`packed`, and what pretraining differentiates.
 
         rows: ``(B, R)`` positions that are read afterwards. Only these get queries and an MLP, and ``(B, R, D)`` is
         returned; every position still serves as key and value. Exact: rows do not influence each other's output.
         """
         b, length, d = x.shape
         q, k, v = (
-            self.qkv(self.ln_1(x)).view(b, length, 3, self.heads, d // self.heads).unbind(2)
+            self.qkv(self._norm(self.ln_1, x)).view(b, length, 3, self.heads, d // self.heads).unbind(2)
         )  # each (B, L, H, D/H)
         mask = None
         if rows is not None:
@@ -63,8 +58,37 @@ class Block(nn.Module):
             q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, is_causal=causal and rows is None
         )
         x = x + self.out(attended.transpose(1, 2).flatten(2))
-        out: Tensor = x + self.proj(self.activation(self.fc(self.ln_2(x))))
+        out: Tensor = x + self.proj(ACTIVATIONS[self.activation][0](self.fc(self._norm(self.ln_2, x))))
         return out
+
+    def packed(
+        self, x: Tensor, packing: Packing, causal: bool, shared: Tensor | None = None, read: Tensor | None = None
+    ) -> Tensor:
+        """Run the block on packed rows ``(T, D)``; weights must be frozen.
+
+        shared: ``(S, 2D)`` keys and values that stand before every sequence (:meth:`keys_values`).
+        read: index of the rows that are read afterwards, ``(N·R,)``, equally many a sequence, which must see all
+            rows of their sequence: only these get queries and an MLP, and ``(N·R, D)`` is returned.
+        """
+        h = self._norm(self.ln_1, x)
+        if read is None:
+            attended = attend(None, self.qkv(h), shared, packing, self.heads, causal)
+        else:
+            d, weight, bias = x.shape[1], self.qkv.weight, self.qkv.bias
+            queries = F.linear(h[read], weight[:d], bias[:d])
+            attended = attend(queries, F.linear(h, weight[d:], bias[d:]), shared, packing, self.heads, False)
+            x = x[read]
+        x = x + self.out(attended)
+        return x + mlp(self._norm(self.ln_2, x), self.fc, self.proj, self.activation)
+
+    def keys_values(self, x: Tensor) -> Tensor:
+        """Keys and values ``(S, 2D)`` of rows ``(S, D)``."""
+        d = x.shape[1]
+        return F.linear(self._norm(self.ln_1, x), self.qkv.weight[d:], self.qkv.bias[d:])
+
+    def _norm(self, norm: nn.LayerNorm, x: Tensor) -> Tensor:
+        out: Tensor = norm(x)
+        return out.to(self.qkv.weight.dtype)
 
 
 class Tower(nn.Module):
@@ -87,17 +111,21 @@ class Tower(nn.Module):
     def run(
         self, tokens: Tensor, first: int, last: int, plan: PromptPlan | None = None, rows: Tensor | None = None
     ) -> Tensor:
-        """Run blocks ``first``..``last`` (1-based, inclusive) on ``(B, L, D)``.
+        """Run blocks ``first``..``last`` (1-based, inclusive) on ``(B, L, D)``, plainly, whatever the plan says.
 
         plan: prompts written before their blocks; those outside the span are not written.
         rows: ``(B, R)`` positions that are read after block ``last``; then ``(B, R, D)`` is returned.
         """
-        if plan is not None:
-            plan.check(self.depth)
+        plan = plan or PromptPlan()
+        plan.check(self.depth)
+        whole = plan.reach > 0 and rows is not None  # an adapter that looks sideways needs all rows to the end
         for number in range(first, last + 1):
-            for write in plan.before(number) if plan is not None else ():
+            for write in plan.before(number):
                 tokens = write.apply(tokens)
-            tokens = self.blocks[number - 1](tokens, self.causal, rows if number == last else None)
+            tokens = self.blocks[number - 1](tokens, self.causal, rows if number == last and not whole else None)
+            tokens = plan.adapt(number, tokens)
+        if whole and rows is not None:
+            tokens = tokens.gather(1, rows[:, :, None].expand(-1, -1, self.width))
         return tokens
 
 
@@ -116,20 +144,20 @@ class VisionTower(Tower):
 
     def embed(self, pixels: Tensor) -> Tensor:
         """Turn normalised pixels ``(B, 3, H, W)`` into the input ``(B, 1 + M, D)`` of block 1; index 0 is CLS."""
-        patches = self.patch(pixels.to(self.patch.weight.dtype)).flatten(2).transpose(1, 2)  # (B, M, D)
+        patches = self.patch(pixels.to(self.patch.weight.dtype)).flatten(2).transpose(1, 2).float()  # (B, M, D)
         cls = self.cls.expand(patches.shape[0], 1, -1)  # (B, 1, D)
         tokens: Tensor = self.ln_pre(torch.cat([cls, patches], dim=1) + self.position)
         return tokens
 
     def norm(self, tokens: Tensor) -> Tensor:
-        """Final layer norm, in fp32, ``(..., D)``."""
-        return F.layer_norm(
-            tokens.float(), (self.width,), self.ln_post.weight.float(), self.ln_post.bias.float(), self.ln_post.eps
-        )
+        """Final layer norm, ``(..., D)``."""
+        out: Tensor = self.ln_post(tokens)
+        return out
 
     def read(self, tokens: Tensor) -> Tensor:
-        """Final norm and projection of outputs ``(..., D)`` to the joint space ``(..., C)``, fp32, not normalised."""
-        return F.linear(self.norm(tokens), self.projection.weight.float())
+        """Final norm and projection of outputs ``(..., D)`` to the joint space ``(..., C)``, not normalised."""
+        out: Tensor = self.projection(self.norm(tokens))
+        return out
 
 
 class TextTower(Tower):
@@ -149,8 +177,6 @@ class TextTower(Tower):
         return tokens
 
     def read(self, tokens: Tensor) -> Tensor:
-        """Final norm and projection of EOT outputs ``(..., D)`` to ``(..., C)``, fp32, not normalised."""
-        x = F.layer_norm(
-            tokens.float(), (self.width,), self.ln_final.weight.float(), self.ln_final.bias.float(), self.ln_final.eps
-        )
-        return F.linear(x, self.projection.weight.float())
+        """Final norm and projection of EOT outputs ``(..., D)`` to ``(..., C)``, not normalised."""
+        out: Tensor = self.projection(self.ln_final(tokens))
+        return out

@@ -29,7 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anprompt.clip.backbone import Backbone
+from anprompt.clip import Backbone
 from anprompt.clip.plan import PromptPlan
 from anprompt.errors import UserError
 from anprompt.methods.base import ClassBlock, Method, Preset
@@ -319,9 +319,10 @@ class ANPrompt(Method):
 
     def image_features(self, pixels: Tensor) -> Tensor:
         """``f_v`` ``(B, d)``; with ``partner="prototype"`` ``[f_v, f_N]`` ``(B, 2d)``."""
-        image = self.backbone.images(pixels, PromptPlan.deep(self.tokens()[0], mix=self.options.mix))
+        plan = PromptPlan.deep(self.tokens()[0], mix=self.options.mix)
+        image = self.backbone.images(pixels, plan, prompts=self.options.partner == "prototype")
         f_v = F.normalize(image.cls, dim=-1)
-        if self.options.partner == "robustness" or image.prompts is None:
+        if image.prompts is None:
             return f_v
         return torch.cat([f_v, self._prototype(image.prompts)], dim=1)
 

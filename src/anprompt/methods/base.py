@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anprompt.clip.backbone import Backbone, Sentences
+from anprompt.clip import Backbone, Sentences
 from anprompt.errors import UserError
 from anprompt.text import DEFAULT_TEMPLATE, DescriptionBank, fill
 
