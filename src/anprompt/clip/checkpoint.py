@@ -17,10 +17,10 @@ from torch import Tensor
 
 from anprompt.clip.backbone import Backbone
 from anprompt.clip.config import ClipConfig, TowerConfig
+from anprompt.clip.kernels import ACTIVATIONS
 from anprompt.clip.openai_pt import read_openai_pt
 from anprompt.clip.preprocess import ImageTransform
 from anprompt.clip.tokenizer import TOKENIZER_FILES, ClipTokenizer
-from anprompt.clip.towers import ACTIVATIONS
 from anprompt.errors import Problems, UserError, did_you_mean, unknown_name
 
 MINIATURE = Path(__file__).resolve().parent.parent / "assets" / "miniature"

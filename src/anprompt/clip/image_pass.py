@@ -21,7 +21,7 @@ def run_images(tower: VisionTower, tokens: Tensor, first: int, last: int) -> Ten
     packing = Packing.equal(b, length)
     x = tokens.reshape(b * length, d)
     for number in range(first, last + 1):
-        x = tower.blocks[number - 1].packed(x, packing, False)
+        x = tower.block(number).packed(x, packing, False)
     return x.view(b, length, d)
 
 
@@ -41,7 +41,7 @@ def read_images(tower: VisionTower, tokens: Tensor, first: int, plan: PromptPlan
     own = length  # rows of a picture in x
     waiting: Tensor | None = None  # prompts (K, D) that have no rows in x
     for number in range(first, tower.depth + 1):
-        block, final = tower.blocks[number - 1], number == tower.depth
+        block, final = tower.block(number), number == tower.depth
         for write in plan.before(number):
             new, rows = write.tokens.to(x.dtype), x.view(b, own, d)
             if write.how == "overwrite" and write.mix != 1.0:

@@ -95,7 +95,7 @@ def attend(
     Returns ``(N·r, D)`` or ``(T, D)``.
     """
     if rows.device.type == "cpu":
-        out: Tensor = _Attention.apply(queries, rows, shared, packing, heads, causal)
+        out: Tensor = _Attention.apply(queries, rows, shared, packing, heads, causal)  # type: ignore[no-untyped-call]
         return out
     return _attend_fused(queries, rows, shared, packing, heads, causal)
 
@@ -105,7 +105,7 @@ def _attend_fused(
 ) -> Tensor:
     """The same with PyTorch's fused attention, one call a group."""
     if queries is None:
-        queries, rows = rows.split([rows.shape[1] // 3, rows.shape[1] // 3 * 2], dim=1)
+        queries, rows = torch.split(rows, [rows.shape[1] // 3, rows.shape[1] // 3 * 2], dim=1)
         reads = None
     else:
         reads = queries.shape[0] // packing.sequences
@@ -130,43 +130,57 @@ def _attend_fused(
 
 
 class _Group:
-    """Views of one group's rows by head, and its probabilities. H heads of width h."""
+    """One group's rows by head, contiguous, and its probabilities. R queries and L keys a sequence, H heads of width h.
 
-    def __init__(self, q: Tensor, kv: Tensor, shared: Tensor | None, n: int, heads: int, causal: bool) -> None:
-        d = q.shape[1]
-        self.n, self.heads, self.width = n, heads, d // heads
-        self.q = q.reshape(n, -1, heads, self.width).transpose(1, 2) * self.width**-0.5  # (n, H, R, h)
-        self.k, self.v = self.by_head(kv[:, :d]), self.by_head(kv[:, d:])  # (n, H, L, h)
+    Where sequences meet shared rows, one product serves all of them: ``flat`` and ``unflat`` go there and back.
+    """
+
+    def __init__(
+        self, queries: Tensor | None, rows: Tensor, shared: Tensor | None, n: int, heads: int, causal: bool
+    ) -> None:
+        self.n, self.heads = n, heads
+        parts = self.by_head(rows, 3 if queries is None else 2)  # (2 or 3, n, H, L, h)
+        self.q = parts[0] if queries is None else self.by_head(queries, 1)[0]  # (n, H, R, h)
+        self.k, self.v = parts[-2], parts[-1]  # (n, H, L, h)
+        self.scale = self.q.shape[-1] ** -0.5
+        self.q *= self.scale
         scores = self.q @ self.k.transpose(2, 3)  # (n, H, R, L)
         if causal:
             scores += _future(scores.shape[-1], scores.dtype)
         self.s = 0
         if shared is not None:
-            self.s = shared.shape[0]
-            self.k_shared = shared[:, :d].view(self.s, heads, self.width).transpose(0, 1)  # (H, S, h)
-            self.v_shared = shared[:, d:].view(self.s, heads, self.width).transpose(0, 1)
+            self.s = len(shared)
+            self.k_shared, self.v_shared = shared.view(self.s, 2, heads, -1).permute(1, 2, 0, 3)  # (H, S, h) each
             ahead = self.flat(self.q) @ self.k_shared.transpose(1, 2)  # (H, n·R, S)
             scores = torch.cat([self.unflat(ahead), scores], dim=3)
-        self.p = scores.softmax(dim=3)  # (n, H, R, S + L), summed in fp32 inside
+        self.p = scores.softmax(dim=3)  # (n, H, R, S + L); exponentials and sums are fp32 inside
 
-    def by_head(self, x: Tensor) -> Tensor:
-        """``(n·L, D)`` -> ``(n, H, L, h)``."""
-        return x.reshape(self.n, -1, self.heads, self.width).transpose(1, 2)
+    def by_head(self, x: Tensor, parts: int) -> Tensor:
+        """``(n·L, parts·D)`` -> ``(parts, n, H, L, h)``, copied."""
+        return (
+            x.view(self.n, -1, parts, self.heads, x.shape[1] // parts // self.heads)
+            .permute(2, 0, 3, 1, 4)
+            .clone(memory_format=torch.contiguous_format)
+        )
+
+    def by_row(self, x: Tensor, out: Tensor) -> None:
+        """Copy ``(parts, n, H, L, h)`` into the rows ``out`` ``(n·L, parts·D)``."""
+        out.view(self.n, -1, x.shape[0], self.heads, x.shape[-1]).copy_(x.permute(1, 3, 0, 2, 4))
 
     def flat(self, x: Tensor) -> Tensor:
-        """``(n, H, R, ·)`` -> ``(H, n·R, ·)``: one product for all sequences, where they meet shared rows."""
+        """``(n, H, R, ·)`` -> ``(H, n·R, ·)``."""
         return x[0] if self.n == 1 else x.transpose(0, 1).reshape(self.heads, -1, x.shape[-1])
 
     def unflat(self, x: Tensor) -> Tensor:
-        """Back to ``(n, H, R, ·)``."""
+        """``(H, n·R, ·)`` -> ``(n, H, R, ·)``."""
         return x.view(self.heads, self.n, -1, x.shape[-1]).transpose(0, 1)
 
     def output(self) -> Tensor:
-        """``(n, R, H, h)``, a view."""
+        """``(n, H, R, h)``."""
         out = self.p[..., self.s :] @ self.v
         if self.s:
-            out = out + self.unflat(self.flat(self.p[..., : self.s]) @ self.v_shared)
-        return out.transpose(1, 2)
+            out += self.unflat(self.flat(self.p[..., : self.s]) @ self.v_shared)
+        return out
 
 
 class _Attention(torch.autograd.Function):
@@ -179,46 +193,43 @@ class _Attention(torch.autograd.Function):
     ) -> Tensor:  # fmt: skip
         ctx.save_for_backward(queries, rows, shared)
         ctx.settings = packing, heads, causal
-        d = rows.shape[1] // 3 if queries is None else queries.shape[1]
-        count = rows.shape[0] if queries is None else queries.shape[0]
+        count, d = (rows.shape[0], rows.shape[1] // 3) if queries is None else queries.shape
         out = rows.new_empty(count, d)
         for group, asked, _ in _groups(queries, rows, shared, packing, heads, causal):
-            out[asked].view(group.n, -1, heads, d // heads).copy_(group.output())
+            group.by_row(group.output()[None], out[asked])
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         queries, rows, shared = ctx.saved_tensors
-        packing, heads, causal = ctx.settings
-        d = grads[0].shape[1]
         own = ctx.needs_input_grad[0] or ctx.needs_input_grad[1]
         d_queries = torch.empty_like(queries) if own and queries is not None else None
         d_rows = torch.empty_like(rows) if own else None
         d_shared = torch.zeros_like(shared, dtype=torch.float32) if ctx.needs_input_grad[2] else None
-        for group, asked, held in _groups(queries, rows, shared, packing, heads, causal):
-            s = group.s
-            d_out = group.by_head(grads[0][asked])  # (n, H, R, h)
+        for group, asked, held in _groups(queries, rows, shared, *ctx.settings):
+            s, p = group.s, group.p
+            d_out = group.by_head(grads[0][asked], 1)[0]  # (n, H, R, h)
             d_p = d_out @ group.v.transpose(2, 3)
             if s:
                 d_p = torch.cat([group.unflat(group.flat(d_out) @ group.v_shared.transpose(1, 2)), d_p], dim=3)
-            d_scores = aten._softmax_backward_data(d_p, group.p, 3, group.p.dtype)  # (n, H, R, S + L)
+            d_scores = aten._softmax_backward_data(d_p, p, 3, p.dtype)  # (n, H, R, S + L)
+            ahead, within = d_scores[..., :s], d_scores[..., s:]
             if d_shared is not None:
-                d_k = group.flat(d_scores[..., :s]).transpose(1, 2) @ group.flat(group.q)  # (H, S, h)
-                d_v = group.flat(group.p[..., :s]).transpose(1, 2) @ group.flat(d_out)
-                d_shared[:, :d] += d_k.transpose(0, 1).reshape(s, d)
-                d_shared[:, d:] += d_v.transpose(0, 1).reshape(s, d)
+                d_k = group.flat(ahead).transpose(1, 2) @ group.flat(group.q)  # (H, S, h)
+                d_v = group.flat(p[..., :s]).transpose(1, 2) @ group.flat(d_out)
+                d_shared += torch.stack([d_k, d_v]).permute(2, 0, 1, 3).reshape(d_shared.shape)
             if d_rows is None:
                 continue
-            d_q = d_scores[..., s:] @ group.k
+            d_q = within @ group.k
             if s:
-                d_q = d_q + group.unflat(group.flat(d_scores[..., :s]) @ group.k_shared)
-            d_k = d_scores[..., s:].transpose(2, 3) @ group.q  # (n, H, L, h)
-            d_v = group.p[..., s:].transpose(2, 3) @ d_out
-            first = 0 if queries is not None else d  # column of the keys
-            at = d_rows[held] if d_queries is None else d_queries[asked]
-            for part, into in ((d_q * group.width**-0.5, at[:, :d]), (d_k, d_rows[held, first : first + d]),
-                               (d_v, d_rows[held, first + d :])):  # fmt: skip
-                into.unflatten(0, (group.n, -1)).unflatten(2, (heads, -1)).copy_(part.transpose(1, 2))
+                d_q += group.unflat(group.flat(ahead) @ group.k_shared)
+            d_q *= group.scale
+            d_k, d_v = within.transpose(2, 3) @ group.q, p[..., s:].transpose(2, 3) @ d_out  # (n, H, L, h)
+            if d_queries is None:
+                group.by_row(torch.stack([d_q, d_k, d_v]), d_rows[held])
+            else:
+                group.by_row(d_q[None], d_queries[asked])
+                group.by_row(torch.stack([d_k, d_v]), d_rows[held])
         return d_queries, d_rows, None if d_shared is None else d_shared.to(shared.dtype), None, None, None
 
 
@@ -227,10 +238,9 @@ def _groups(
 ) -> Iterator[tuple[_Group, slice, slice]]:
     """(group, its rows among the queries, its rows among the keys), one at a time."""
     reads = None if queries is None else queries.shape[0] // packing.sequences
-    d = rows.shape[1] // 3
     for n, _, held, asked in packing.spans(reads):
-        q, kv = (rows[held, :d], rows[held, d:]) if queries is None else (queries[asked], rows[held])
-        yield _Group(q, kv, shared, n, heads, causal and queries is None), asked, held
+        q = None if queries is None else queries[asked]
+        yield _Group(q, rows[held], shared, n, heads, causal and q is None), asked, held
 
 
 def mlp(x: Tensor, fc: torch.nn.Linear, proj: torch.nn.Linear, activation: str) -> Tensor:
@@ -238,8 +248,8 @@ def mlp(x: Tensor, fc: torch.nn.Linear, proj: torch.nn.Linear, activation: str) 
     if x.device.type != "cpu":
         out: Tensor = proj(ACTIVATIONS[activation][0](fc(x)))
         return out
-    out = _Mlp.apply(x, fc.weight, fc.bias, proj.weight, proj.bias, activation)
-    return out
+    result: Tensor = _Mlp.apply(x, fc.weight, fc.bias, proj.weight, proj.bias, activation)  # type: ignore[no-untyped-call]
+    return result
 
 
 class _Mlp(torch.autograd.Function):
@@ -249,27 +259,20 @@ class _Mlp(torch.autograd.Function):
     def forward(
         ctx: Any, x: Tensor, w_in: Tensor, b_in: Tensor, w_out: Tensor, b_out: Tensor, activation: str
     ) -> Tensor:
-        function = ACTIVATIONS[activation][0]
-        kept = x.new_empty(x.shape[0], w_in.shape[0]) if ctx.needs_input_grad[0] else None  # (T, 4D)
-        out = torch.empty_like(x)
-        for start in range(0, x.shape[0], PIECE):
-            piece = slice(start, start + PIECE)
-            if kept is None:
-                hidden = F.linear(x[piece], w_in, b_in)
-            else:
-                hidden = torch.addmm(b_in, x[piece], w_in.T, out=kept[piece])
-            torch.addmm(b_out, function(hidden), w_out.T, out=out[piece])
-        if kept is not None:
-            ctx.save_for_backward(kept, w_in, w_out)
-            ctx.activation = activation
+        function, kept, out = ACTIVATIONS[activation][0], [], torch.empty_like(x)
+        for rows, into in zip(torch.split(x, PIECE), torch.split(out, PIECE), strict=True):
+            hidden = F.linear(rows, w_in, b_in)
+            if ctx.needs_input_grad[0]:
+                kept.append(hidden)
+            into.copy_(F.linear(function(hidden), w_out, b_out))
+        ctx.save_for_backward(w_in, w_out, *kept)
+        ctx.activation = activation
         return out
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        kept, w_in, w_out = ctx.saved_tensors
-        gradient = ACTIVATIONS[ctx.activation][1]
-        d_x = torch.empty_like(grads[0])
-        for start in range(0, kept.shape[0], PIECE):
-            piece = slice(start, start + PIECE)
-            torch.mm(gradient(grads[0][piece] @ w_out, kept[piece]), w_in, out=d_x[piece])
+        w_in, w_out, *kept = ctx.saved_tensors
+        gradient, d_x = ACTIVATIONS[ctx.activation][1], torch.empty_like(grads[0])
+        for d_out, into, hidden in zip(torch.split(grads[0], PIECE), torch.split(d_x, PIECE), kept, strict=True):
+            into.copy_(gradient(d_out @ w_out, hidden) @ w_in)
         return d_x, None, None, None, None, None

@@ -69,7 +69,7 @@ class BlockAdapter:
 
 @dataclass(frozen=True)
 class PromptPlan:
-    """All writes of one pass through one tower, in the order in which they happen, and adapters, if a method has any."""
+    """All writes of one pass through one tower, in the order in which they happen, and adapters, if there are any."""
 
     writes: tuple[PromptWrite, ...] = ()
     adapters: tuple[BlockAdapter, ...] = ()
@@ -90,9 +90,14 @@ class PromptPlan:
         )
 
     @property
+    def blocks(self) -> list[int]:
+        """The blocks that the entries name."""
+        return [write.block for write in self.writes] + [adapter.block for adapter in self.adapters]
+
+    @property
     def first_block(self) -> int | None:
-        """The lowest block that is not just the frozen encoder's; everything below can be kept. ``None``: there is none."""
-        return min((item.block for item in (*self.writes, *self.adapters)), default=None)
+        """The lowest block that is not just the frozen encoder's; everything below can be kept. ``None``: no such."""
+        return min(self.blocks, default=None)
 
     @property
     def reach(self) -> int:
@@ -125,6 +130,6 @@ class PromptPlan:
 
     def check(self, depth: int) -> None:
         """Raise ``ValueError`` when an entry names a block outside 1..``depth``: a fault of the calling method."""
-        outside = [item.block for item in (*self.writes, *self.adapters) if not 1 <= item.block <= depth]
+        outside = [block for block in self.blocks if not 1 <= block <= depth]
         if outside:
             raise ValueError(f"the plan names blocks {outside}, but the tower has blocks 1 to {depth}")

@@ -79,19 +79,8 @@ class Sentences:
             for groups, order in self._chunks(chunk):
                 rows = own[row : row + Packing(tuple(groups)).rows]
                 row += len(rows)
-                parts.append(
-                    checkpoint(
-                        self._own_rows,
-                        rows,
-                        groups,
-                        order,
-                        first,
-                        steps,
-                        plan,
-                        use_reentrant=False,
-                        preserve_rng_state=False,
-                    )  # fmt: skip
-                )
+                rest = (rows, groups, order, first, steps, plan)
+                parts.append(checkpoint(self._own_rows, *rest, use_reentrant=False, preserve_rng_state=False))
             read = torch.cat(parts)
         back = torch.empty(len(self), dtype=torch.long)
         back[self._order] = torch.arange(len(self))
@@ -117,7 +106,7 @@ class Sentences:
                 own = torch.cat([x[i, self._prefix : self._prefix + length]
                                  for i, length in zip(self._order, lengths, strict=True)])  # fmt: skip
                 prefix = x[0, : self._prefix]
-                for layer in tower.blocks[: block - 1]:
+                for layer in map(tower.block, range(1, block)):
                     own = layer.packed(own, packing, True, layer.keys_values(prefix))
                     prefix = layer.packed(prefix, Packing.equal(1, len(prefix)), True)
             self._trunk = (block, precision, prefix, own)
@@ -127,7 +116,8 @@ class Sentences:
         """Run the shared rows ``(S, D)`` through the blocks from ``first`` and note what the own rows need of them."""
         tower, steps = self._backbone.text, []
         for number in range(first, tower.depth + 1):
-            block, moved, inside = tower.blocks[number - 1], None, []
+            block, moved = tower.block(number), None
+            inside: list[PromptWrite] = []
             for write in plan.before(number):
                 if write.at is None:
                     raise ValueError("a prompt at the end of the sequence would stand behind EOT, where no text looks")
@@ -155,7 +145,7 @@ class Sentences:
             x, groups = _edit(x, groups, order, step)
             packing = Packing(tuple(groups))
             read = packing.last_rows().to(x.device) if number == tower.depth else None
-            x = plan.adapt(number, tower.blocks[number - 1].packed(x, packing, True, step.shared, read))
+            x = plan.adapt(number, tower.block(number).packed(x, packing, True, step.shared, read))
         return x
 
     def _chunks(self, size: int) -> list[tuple[list[tuple[int, int]], list[int]]]:

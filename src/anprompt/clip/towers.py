@@ -38,7 +38,7 @@ class Block(nn.Module):
         return self.qkv, self.out, self.fc, self.proj
 
     def forward(self, x: Tensor, causal: bool, rows: Tensor | None = None) -> Tensor:
-        """Run the block on ``(B, L, D)``, plainly: the reference for :meth:`packed`, and what pretraining differentiates.
+        """Run the block on ``(B, L, D)``, plainly: what :meth:`packed` must equal, and what pretraining differentiates.
 
         rows: ``(B, R)`` positions that are read afterwards. Only these get queries and an MLP, and ``(B, R, D)`` is
         returned; every position still serves as key and value. Exact: rows do not influence each other's output.
@@ -100,6 +100,12 @@ class Tower(nn.Module):
         self.causal = causal
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
 
+    def block(self, number: int) -> Block:
+        """Block ``number``, counted from 1."""
+        block = self.blocks[number - 1]
+        assert isinstance(block, Block)
+        return block
+
     @property
     def depth(self) -> int:
         return self.config.depth
@@ -122,7 +128,7 @@ class Tower(nn.Module):
         for number in range(first, last + 1):
             for write in plan.before(number):
                 tokens = write.apply(tokens)
-            tokens = self.blocks[number - 1](tokens, self.causal, rows if number == last and not whole else None)
+            tokens = self.block(number)(tokens, self.causal, rows if number == last and not whole else None)
             tokens = plan.adapt(number, tokens)
         if whole and rows is not None:
             tokens = tokens.gather(1, rows[:, :, None].expand(-1, -1, self.width))
