@@ -244,10 +244,13 @@ def _groups(
 
 
 def mlp(x: Tensor, fc: torch.nn.Linear, proj: torch.nn.Linear, activation: str) -> Tensor:
-    """``proj(activation(fc(x)))`` of packed rows ``(T, D)``; ``fc`` and ``proj`` are frozen."""
+    """``proj(activation(fc(x)))`` of packed rows ``(T, D)``, in and out in ``x``'s precision, products in the weights'.
+
+    ``fc`` and ``proj`` are frozen.
+    """
     if x.device.type != "cpu":
-        out: Tensor = proj(ACTIVATIONS[activation][0](fc(x)))
-        return out
+        out: Tensor = proj(ACTIVATIONS[activation][0](fc(x.to(fc.weight.dtype))))
+        return out.to(x.dtype)
     result: Tensor = _Mlp.apply(x, fc.weight, fc.bias, proj.weight, proj.bias, activation)  # type: ignore[no-untyped-call]
     return result
 
@@ -261,7 +264,7 @@ class _Mlp(torch.autograd.Function):
     ) -> Tensor:
         function, kept, out = ACTIVATIONS[activation][0], [], torch.empty_like(x)
         for rows, into in zip(torch.split(x, PIECE), torch.split(out, PIECE), strict=True):
-            hidden = F.linear(rows, w_in, b_in)
+            hidden = F.linear(rows.to(w_in.dtype), w_in, b_in)
             if ctx.needs_input_grad[0]:
                 kept.append(hidden)
             into.copy_(F.linear(function(hidden), w_out, b_out))
@@ -274,5 +277,5 @@ class _Mlp(torch.autograd.Function):
         w_in, w_out, *kept = ctx.saved_tensors
         gradient, d_x = ACTIVATIONS[ctx.activation][1], torch.empty_like(grads[0])
         for d_out, into, hidden in zip(torch.split(grads[0], PIECE), torch.split(d_x, PIECE), kept, strict=True):
-            into.copy_(gradient(d_out @ w_out, hidden) @ w_in)
+            into.copy_(gradient(d_out.to(w_out.dtype) @ w_out, hidden) @ w_in)
         return d_x, None, None, None, None, None

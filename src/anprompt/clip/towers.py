@@ -78,8 +78,8 @@ class Block(nn.Module):
             queries = F.linear(h[read], weight[:d], bias[:d])
             attended = attend(queries, F.linear(h, weight[d:], bias[d:]), shared, packing, self.heads, False)
             x = x[read]
-        x = x + self.out(attended)
-        return x + mlp(self._norm(self.ln_2, x), self.fc, self.proj, self.activation)
+        x = x + self.out(attended).to(x.dtype)  # a sum of two precisions is several times slower than a cast and a sum
+        return x + mlp(self.ln_2(x), self.fc, self.proj, self.activation)
 
     def keys_values(self, x: Tensor) -> Tensor:
         """Keys and values ``(S, 2D)`` of rows ``(S, D)``."""
