@@ -6,13 +6,15 @@ import json
 import shutil
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
 
 from anprompt.data import draw_few_shot, open_data
-from anprompt.data.benchmarks import BENCHMARKS, find_benchmark, match_benchmark
-from anprompt.data.coop import PictureFinder
+from anprompt.data.benchmarks import find_benchmark
+from anprompt.data.matching import Matched, PictureFinder
+from anprompt.data.source import Item
 from anprompt.errors import UserError
 
 SPLIT = {
@@ -59,12 +61,32 @@ def test_pictures_are_found_by_name_only_where_names_are_unique(tmp_path: Path) 
     for file in ("x/a_1.jpg", "y/a_2.jpg", "z/a_2.jpg"):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch()
-    finder = PictureFinder(tmp_path, ".")
-    assert finder.find(["one/a_1.jpg"]) == {"one/a_1.jpg": "x/a_1.jpg"}
-    assert finder.find(["one/a_2.jpg"]) == {}  # two files of that name
+
+    def find(*paths: str, **options: Any) -> Matched:
+        return PictureFinder(tmp_path, ".", **options).find([Item(path, 0, "one") for path in paths])
+
+    assert find("one/a_1.jpg") == Matched({"one/a_1.jpg": "x/a_1.jpg"})
+    assert find("one/a_2.jpg") == Matched({}, {"one/a_2.jpg": ["y/a_2.jpg", "z/a_2.jpg"]})
+    assert find("y/a_2.jpg") == Matched({"y/a_2.jpg": "y/a_2.jpg"})
     # Never another class's picture: one/a_1.jpg is absent, and x/a_1.jpg is another entry of the list.
-    assert finder.find(["x/a_1.jpg", "one/a_1.jpg"]) == {"x/a_1.jpg": "x/a_1.jpg"}
-    assert finder.find(["../a_1.jpg", "../../etc/passwd"]) == {"../a_1.jpg": "x/a_1.jpg"}  # nothing outside the root
+    assert find("x/a_1.jpg", "one/a_1.jpg") == Matched({"x/a_1.jpg": "x/a_1.jpg"})
+    both = {"one/a_2.jpg": "y/a_2.jpg", "two/a_2.jpg": "z/a_2.jpg"}
+    assert find(*both) == Matched({})
+    assert find(*both, same_folders={"one": "Y", "two": "z"}) == Matched(both)
+    (tmp_path / "one" / "two").mkdir(parents=True)
+    (tmp_path / "one" / "two" / "b.jpg").touch()
+    assert find("one/b.jpg", "two/b.jpg") == Matched({"two/b.jpg": "one/two/b.jpg"})
+    assert find("one/x/b.jpg", "two/y/b.jpg", same_folders={"x": "two", "y": "one"}) == Matched({})  # one for two
+    assert find("../a_1.jpg", "../../etc/passwd") == Matched({"../a_1.jpg": "x/a_1.jpg"})  # nothing outside the root
+
+
+def test_a_folder_that_tells_another_class_is_not_looked_into(tmp_path: Path) -> None:
+    for file in ("sea_lake/1.jpg", "Forest/2.jpg", "elsewhere/3.jpg"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    finder = PictureFinder(tmp_path, ".", class_of=lambda path: path.parent.name)
+    items = [Item("a/1.jpg", 0, "Sea Lake"), Item("a/2.jpg", 0, "Sea Lake"), Item("b/3.jpg", 1, "forest")]
+    assert finder.find(items) == Matched({"a/1.jpg": "sea_lake/1.jpg", "b/3.jpg": "elsewhere/3.jpg"})
 
 
 def test_unknown_split_files(tmp_path: Path) -> None:
@@ -114,8 +136,7 @@ def test_benchmark_by_name(tmp_path: Path) -> None:
     assert "Unknown benchmark 'eurosta'. Did you mean 'eurosat'?" in refusal("eurosta", data_root=tmp_path)
     assert "expected in" in refusal("food", data_root=tmp_path)
     assert "it holds eurosat" in refusal("food", data_root=tmp_path)
-    (tmp_path / "eurosat" / "split_zhou_EuroSAT.json").unlink()
-    assert "The published split" in refusal("eurosat", data_root=tmp_path)
+    assert "'anprompt check food101 --data-root …' says what is needed" in refusal("food", data_root=tmp_path)
     assert "There is no 'nowhere'" in refusal("eurosat", data_root=tmp_path / "nowhere")
 
 
@@ -124,15 +145,12 @@ def test_benchmark_without_data_root(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "--data-root" in refusal("caltech101")
 
 
-def test_benchmark_table() -> None:
-    assert len(BENCHMARKS) == 10
-    assert (
-        find_benchmark("caltech-101") == find_benchmark("split_zhou_Caltech101.json") == find_benchmark("CALTECH_101")
-    )
-    assert match_benchmark("") is None
-    assert all(benchmark.template.count("{}") == 1 for benchmark in BENCHMARKS)
-    for field in ("name", "folder", "split_file"):
-        assert all(find_benchmark(getattr(benchmark, field)) is benchmark for benchmark in BENCHMARKS)
+def test_a_name_with_data_root_is_no_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    make(tmp_path / "eurosat")
+    monkeypatch.chdir(tmp_path)
+    assert open_data("eurosat", data_root=tmp_path).root == tmp_path / "eurosat"
+    assert open_data("./eurosat", data_root=tmp_path / "nowhere").root == Path("eurosat")
+    assert "There is no 'nowhere'" in refusal("eurosat", data_root=tmp_path / "nowhere")
 
 
 def test_fgvc_aircraft_lists(tmp_path: Path) -> None:
@@ -179,7 +197,7 @@ def test_every_published_split_loads(real: Path, tmp_path: Path, monkeypatch: py
         lists = json.loads(file.read_text())
         pictures = [f"{benchmark.picture_folder}/{path}" for entries in lists.values() for path, _, _ in entries]
         there = [picture.removeprefix("./") for picture in pictures]
-        monkeypatch.setattr("anprompt.data.coop.list_files", lambda root, there=there: there)
+        monkeypatch.setattr("anprompt.data.matching.list_kept", lambda root, there=there: there)
         (tmp_path / benchmark.folder).mkdir()
         shutil.copy(file, tmp_path / benchmark.folder)
         source = open_data(benchmark.name, data_root=tmp_path)

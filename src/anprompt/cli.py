@@ -16,8 +16,9 @@ from typing import Any, NoReturn
 
 from anprompt import __version__
 from anprompt.commands.arguments import Command, parse
+from anprompt.commands.check import check
 from anprompt.commands.learn import demo, fit
-from anprompt.commands.look import check, info, methods
+from anprompt.commands.look import info, methods
 from anprompt.commands.usage import help_page
 from anprompt.commands.use import evaluate, predict, zeroshot
 from anprompt.errors import UserError, did_you_mean

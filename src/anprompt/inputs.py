@@ -11,10 +11,12 @@ from typing import Any
 import numpy as np
 
 from anprompt.data import DataSource, Item, decode, open_data
-from anprompt.data.assemble import check_class_names, list_files
+from anprompt.data.assemble import check_class_names
 from anprompt.data.decode import is_image_name
+from anprompt.data.listing import list_files
 from anprompt.errors import Problems, UserError, did_you_mean
 from anprompt.files import sha256_file
+from anprompt.settings import note
 
 
 def as_source(
@@ -32,7 +34,12 @@ def as_source(
     if isinstance(data, DataSource | str | Path):
         if labels is not None:
             raise UserError("Labels go with a list of pictures; a folder, table or data source has its own.")
-        return data if isinstance(data, DataSource) else open_data(data, data_root=data_root)
+        if isinstance(data, DataSource):
+            return data
+        source = open_data(data, data_root=data_root)
+        for difference in source.differs:
+            note(f"{difference}: results do not compare with published ones.")
+        return source
     if labels is None:
         raise UserError("Pictures given as a list need labels: fit(pictures, labels).")
     pictures, names = list(data), [str(label) for label in labels]

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 from anprompt.data.decode import open_file
 from anprompt.data.source import DataSource, Item
-from anprompt.errors import Problems, UserError, did_you_mean
+from anprompt.errors import Problems, did_you_mean
 
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
 OWN_SPLIT_SEED = 1  # never changes: the same pictures are held out on every machine and for every training seed
@@ -20,7 +19,7 @@ def canonical_name(raw: str) -> str:
     return raw.replace("_", " ").strip()
 
 
-def check_class_names(written: Iterable[tuple[str, str]], problems: Problems) -> None:
+def check_class_names(written: Iterable[tuple[str, str]], problems: Problems, published: bool = False) -> None:
     """Add empty class names, and names that several places share, to ``problems``.
 
     Names that differ only in case or in the number of spaces count as one: CLIP's tokenizer cannot tell them apart.
@@ -28,6 +27,7 @@ def check_class_names(written: Iterable[tuple[str, str]], problems: Problems) ->
     Args:
         written: pairs of (name as written, where it is written).
         problems: collects one line per mistake.
+        published: several places may share a name, as two pairs of ImageNet's classes do.
     """
     places: dict[str, list[tuple[str, str]]] = {}
     for raw, where in written:
@@ -39,7 +39,7 @@ def check_class_names(written: Iterable[tuple[str, str]], problems: Problems) ->
         else:
             problems.add(f"{where} has an empty class name")
     for same in places.values():
-        if len(same) > 1:
+        if len(same) > 1 and not published:
             problems.add(f"{' and '.join(where for _, where in same)} are one class name to CLIP: '{same[0][0]}'")
 
 
@@ -85,42 +85,32 @@ def hold_out_test(items: Sequence[Item]) -> tuple[list[Item], list[Item]]:
     Of a class with n >= 2 pictures, max(1, floor(0.3 n)) go to test; a single picture stays in train. The choice in one
     class depends on its name and its pictures only, so adding a class leaves the others as they were.
     """
-    groups: dict[str, list[Item]] = {}
-    for item in items:
-        groups.setdefault(item.name, []).append(item)
     held_out: set[Item] = set()
-    for name, group in groups.items():
+    for group, generator in _by_class(items):
         if len(group) > 1:
-            generator = random.Random(f"{OWN_SPLIT_SEED}/{name}")
             held_out.update(generator.sample(group, max(1, len(group) * 3 // 10)))
     return [item for item in items if item not in held_out], [item for item in items if item in held_out]
 
 
-def list_files(root: Path) -> list[str]:
-    """Return the paths of all files below ``root``, relative to it with forward slashes, sorted.
+def split_in_three(items: Sequence[Item], shares: tuple[float, float]) -> dict[str, list[Item]]:
+    """Split items into train, val and test, class by class, always in the same way; all keep the order of ``items``.
 
-    Hidden files and folders are left out; links to folders are followed, but no folder is entered twice.
-
-    Raises:
-        UserError: a folder cannot be read.
+    Of a class with n pictures, round(shares[0] n) go to train and round(shares[1] n) to val, but train gets at least
+    one, and so does test where there are two. As above, a class does not depend on the others.
     """
-
-    def refuse(error: OSError) -> None:
-        raise UserError(f"Cannot read the folder {error.filename}: {error.strerror}.") from error
-
-    found: list[str] = []
-    entered: set[str] = set()
-    for folder, subfolders, files in os.walk(root, followlinks=True, onerror=refuse):
-        subfolders[:] = sorted(name for name in subfolders if is_visible(name))
-        real = os.path.realpath(folder)
-        if real in entered:
-            subfolders.clear()
-            continue
-        entered.add(real)
-        found += (Path(folder, name).relative_to(root).as_posix() for name in files if is_visible(name))
-    return sorted(found)
+    chosen: dict[Item, str] = {}
+    for group, generator in _by_class(items):
+        train = min(max(1, round(shares[0] * len(group))), max(1, len(group) - 1))
+        val = min(round(shares[1] * len(group)), max(0, len(group) - train - 1))
+        names = ["train"] * train + ["val"] * val + ["test"] * (len(group) - train - val)
+        chosen.update(zip(generator.sample(group, len(group)), names, strict=True))
+    return {split: [item for item in items if chosen[item] == split] for split in ("train", "val", "test")}
 
 
-def is_visible(name: str) -> bool:
-    """Whether a file or folder counts: not hidden, and not the folder that macOS adds to archives."""
-    return not name.startswith(".") and name != "__MACOSX"
+def _by_class(items: Sequence[Item]) -> Iterator[tuple[list[Item], random.Random]]:
+    """The items of each class, and the generator of its split."""
+    groups: dict[str, list[Item]] = {}
+    for item in items:
+        groups.setdefault(item.name, []).append(item)
+    for name, group in groups.items():
+        yield group, random.Random(f"{OWN_SPLIT_SEED}/{name}")

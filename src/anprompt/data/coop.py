@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections import defaultdict
-from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
 
-from anprompt.data.assemble import canonical_name, check_class_names, list_files
-from anprompt.data.benchmarks import VARIANTS_FILE, match_benchmark
+from anprompt.data.assemble import canonical_name, check_class_names
+from anprompt.data.benchmarks import SPLIT_NAMES, VARIANTS_FILE, Benchmark, differences, match_benchmark
 from anprompt.data.decode import open_file
+from anprompt.data.matching import SHOWN_FILES, MissingPictures, PictureFinder, shortened
 from anprompt.data.source import DEFAULT_TEMPLATE, DataSource, Item
 from anprompt.errors import Problems, UserError
-
-SPLITS = ("train", "val", "test")
-SHOWN_FILES = 5
 
 
 def split_files(root: Path) -> list[Path]:
@@ -25,37 +21,48 @@ def split_files(root: Path) -> list[Path]:
     return found
 
 
-def load_coop(split_file: Path) -> DataSource:
-    """Load the pictures that a split file names, from the folder it lies in.
+def find_split_file(benchmark: Benchmark, folder: Path) -> Path | None:
+    """The published split of ``benchmark``: in its folder, in ``data/`` of it, beside it, or in ``splits`` there."""
+    places = (folder, folder / "data", folder.parent, folder.parent / "splits")
+    return next((file for place in places if (file := place / benchmark.split_file).is_file()), None)
+
+
+def load_coop(split_file: Path, root: Path | None = None, benchmark: Benchmark | None = None) -> DataSource:
+    """Load the pictures that a split file names, from ``root`` or else the folder it lies in.
 
     The split file is ``{"train": [[path, label, class name], …], "val": […], "test": […]}`` (val may be absent). Its
     label ids are the order of the classes; ``_`` in a class name means a space. Its name, or else the folder's,
     identifies the benchmark, which gives the template; unknown names get "a photo of a {}.".
 
-    Pictures lie under the benchmark's own picture folder, ``images/`` or the folder itself. Other copies work too: a
-    picture is also found by its relative path anywhere below the folder and, where no two pictures of the split file
-    share a file name, by its file name.
+    Pictures lie under the benchmark's own picture folder, ``images/`` or the folder itself; other copies work too
+    (:class:`anprompt.data.matching.PictureFinder`). Labels decide: two classes of one name stay two classes.
 
     Raises:
         UserError: a split file of another form, label ids or class names that contradict each other, a single class,
-            or pictures that are absent (their number and the first five).
+            or (:class:`anprompt.data.matching.MissingPictures`) pictures that are absent or could be several files.
     """
-    root = split_file.parent
-    benchmark = match_benchmark(split_file.name) or match_benchmark(root.resolve().name)
-    lists = _read_variants(root) if split_file.name == VARIANTS_FILE else _read_split_file(split_file)
-    classes = _check_classes(split_file, lists)
-    finder = PictureFinder(root, benchmark.picture_folder if benchmark else "images")
-    found = finder.find([item.path for items in lists.values() for item in items])
-    absent = [item.path for items in lists.values() for item in items if item.path not in found]
-    if absent:
-        shown = ", ".join(absent[:SHOWN_FILES]) + (", …" if len(absent) > SHOWN_FILES else "")
-        total = sum(map(len, lists.values()))
-        raise UserError(
-            f"{len(absent)} of the {total} pictures that {split_file} names are absent below {root}: {shown} "
-            f"(looked in {', '.join(str(root / prefix) for prefix in finder.prefixes)} and by file name)."
-        )
+    root = split_file.parent if root is None else root
+    benchmark = benchmark or match_benchmark(split_file.name) or match_benchmark(root.resolve().name)
+    lists = _read_variants(split_file.parent) if split_file.name == VARIANTS_FILE else _read_split_file(split_file)
+    classes = _check_classes(split_file, lists, published=benchmark is not None)
+
+    def told(path: PurePosixPath) -> str | None:
+        found = benchmark.class_of(path) if benchmark else (path.parent.name, path.parent.name)
+        return found[1] if found else None
+
+    finder = PictureFinder(
+        root,
+        benchmark.picture_folder if benchmark else "images",
+        same_folders=benchmark.same_folders if benchmark else None,
+        class_of=told,
+    )
+    matched = finder.find([item for items in lists.values() for item in items])
+    missing = {split: [item for item in items if item.path not in matched.files] for split, items in lists.items()}
+    if any(missing.values()):
+        listed = {split: len(items) for split, items in lists.items()}
+        raise MissingPictures(split_file, finder, missing, matched.ambiguous, listed)
     splits = {
-        split: [Item(str(root / found[item.path]), item.label, classes[item.label]) for item in items]
+        split: [Item(str(root / matched.files[item.path]), item.label, classes[item.label]) for item in items]
         for split, items in lists.items()
     }
     return DataSource(
@@ -66,35 +73,8 @@ def load_coop(split_file: Path) -> DataSource:
         template=benchmark.template if benchmark else DEFAULT_TEMPLATE,
         benchmark=benchmark.name if benchmark else None,
         root=root,
+        differs=differences(benchmark, classes, splits, own_split=False) if benchmark else (),
     )
-
-
-class PictureFinder:
-    """Finds the pictures of a split file among the files that are really there, whatever the copy's layout."""
-
-    def __init__(self, root: Path, picture_folder: str) -> None:
-        self.prefixes = tuple(dict.fromkeys((picture_folder, "images", ".")))
-        self.files = set(list_files(root))
-        self.by_name: dict[str, list[str]] = defaultdict(list)
-        for file in self.files:
-            self.by_name[PurePosixPath(file).name].append(file)
-
-    def find(self, paths: Iterable[str]) -> dict[str, str]:
-        """Return ``{path in the split file: path below the root}`` for those that exist."""
-        wanted = list(dict.fromkeys(paths))
-        # Where names repeat (image_0001.jpg in every class), a file name alone could fetch another class's picture.
-        name_is_enough = len({PurePosixPath(path).name for path in wanted}) == len(wanted)
-        found = {path: self._find(path, name_is_enough) for path in wanted}
-        return {path: file for path, file in found.items() if file is not None}
-
-    def _find(self, path: str, name_is_enough: bool) -> str | None:
-        for prefix in self.prefixes:
-            if (file := (PurePosixPath(prefix) / path).as_posix()) in self.files:
-                return file
-        same_name = self.by_name.get(PurePosixPath(path).name, [])
-        nested = [file for file in same_name if file.endswith("/" + path)]
-        candidates = nested or (same_name if name_is_enough else [])
-        return candidates[0] if len(candidates) == 1 else None
 
 
 def _read_split_file(file: Path) -> dict[str, list[Item]]:
@@ -107,7 +87,7 @@ def _read_split_file(file: Path) -> dict[str, list[Item]]:
         raise UserError(f"The split file {file} is not of the form {form}.")
     problems = Problems(f"The split file {file} is not of the form {form}:")
     lists: dict[str, list[Item]] = {}
-    for split in SPLITS:
+    for split in SPLIT_NAMES:
         entries = content.get(split, [])
         if not isinstance(entries, list):
             raise UserError(f'"{split}" in the split file {file} is not a list; expected {form}.')
@@ -126,7 +106,7 @@ def _read_variants(root: Path) -> dict[str, list[Item]]:
     """Read FGVC Aircraft's own lists: ``variants.txt`` (classes) and ``images_variant_<split>.txt``."""
     try:
         names = (root / VARIANTS_FILE).read_text(encoding="utf-8").splitlines()
-        lines = {split: (root / f"images_variant_{split}.txt").read_text(encoding="utf-8") for split in SPLITS}
+        lines = {split: (root / f"images_variant_{split}.txt").read_text(encoding="utf-8") for split in SPLIT_NAMES}
     except OSError as error:
         raise UserError(f"Cannot read {error.filename}: {error.strerror}.") from error
     label = {name.strip(): i for i, name in enumerate(names)}
@@ -144,8 +124,11 @@ def _read_variants(root: Path) -> dict[str, list[Item]]:
     return lists
 
 
-def _check_classes(split_file: Path, lists: dict[str, list[Item]]) -> list[str]:
-    """Return the class names by label id, which must be 0..n-1, each with one name and a training picture."""
+def _check_classes(split_file: Path, lists: dict[str, list[Item]], published: bool) -> list[str]:
+    """Return the class names by label id, which must be 0..n-1, each with one name and a training picture.
+
+    Two ids of one name are a mistake in somebody's own list; in a published one that is how the classes are called.
+    """
     problems = Problems(f"The split file {split_file} cannot be used:")
     names: dict[int, str] = {}
     for split, items in lists.items():
@@ -153,11 +136,12 @@ def _check_classes(split_file: Path, lists: dict[str, list[Item]]) -> list[str]:
             if names.setdefault(item.label, item.name) != item.name:
                 problems.add(f"{split}: {item.path} calls label {item.label} '{item.name}', not '{names[item.label]}'")
     if sorted(names) != list(range(len(names))):
-        problems.add(f"the label ids must be 0 to {len(names) - 1}, but are {sorted(names)[:10]} …")
+        given = shortened([str(label) for label in sorted(names)], 2 * SHOWN_FILES)
+        problems.add(f"the label ids must be 0 to {len(names) - 1}, but are {given}")
     trained = {item.label for item in lists.get("train", [])}
     for label in sorted(names.keys() - trained):
         problems.add(f"class '{names[label]}' (label {label}) has no picture in train")
-    check_class_names([(name, f"label {label}") for label, name in sorted(names.items())], problems)
+    check_class_names([(name, f"label {label}") for label, name in sorted(names.items())], problems, published)
     if len(names) == 1:
         problems.add(f"there is only one class ('{next(iter(names.values()))}'), and at least two are needed")
     problems.raise_if_any()

@@ -6,6 +6,7 @@ import random
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
+from anprompt.data.names import distinct_names
 from anprompt.errors import UserError
 
 # An item is (path, label, class name); `Item` is one such tuple, plain tuples work as well.
@@ -42,7 +43,8 @@ def draw_validation(val_items: Sequence[ItemT], shots: int, seed: int, *, train_
 
 def short_classes(items: Sequence[ItemT], shots: int) -> dict[str, int]:
     """Return ``{class name: number of items}`` of the classes that have fewer than ``shots`` items."""
-    return {group[0][2]: len(group) for group in _by_class(items) if len(group) < shots}
+    short = [group for group in _by_class(items) if len(group) < shots]
+    return dict(zip(distinct_names([group[0][2] for group in short]), map(len, short), strict=True))
 
 
 def base_new_split(labels: Iterable[int]) -> tuple[list[int], list[int]]:

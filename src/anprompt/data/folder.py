@@ -10,10 +10,9 @@ from anprompt.data.assemble import (
     canonical_name,
     check_class_names,
     check_class_sets,
-    is_visible,
-    list_files,
 )
 from anprompt.data.decode import is_image_name
+from anprompt.data.listing import is_visible, list_files
 from anprompt.data.source import DataSource
 from anprompt.errors import Problems, UserError
 

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from anprompt.data.benchmarks import BENCHMARKS, Benchmark, find_benchmark, match_benchmark
-from anprompt.data.coop import load_coop, split_files
+from anprompt.data import benchmarks
+from anprompt.data.benchmarks import CLASS_LIST, Benchmark, find_benchmark, find_folder, match_benchmark
+from anprompt.data.coop import find_split_file, load_coop, split_files
 from anprompt.data.folder import load_folder
+from anprompt.data.imagenet import load_imagenet
+from anprompt.data.own_split import load_own_split
 from anprompt.data.source import DataSource
 from anprompt.data.table import TABLE_SUFFIXES, load_table
 from anprompt.errors import UserError, did_you_mean
@@ -22,9 +25,13 @@ def open_data(spec: str | Path, *, data_root: str | Path | None = None) -> DataS
             - a ``.csv``, ``.tsv`` or ``.jsonl`` file (:func:`anprompt.data.table.load_table`);
             - a folder in CoOp's layout, known by its ``split_zhou_*.json``, or that file itself
               (:func:`anprompt.data.coop.load_coop`);
+            - the folder of ImageNet or one of its variants, known by its name and its ``classnames.txt``
+              (:func:`anprompt.data.imagenet.load_imagenet`);
             - ``toyworld`` or ``toyworld-signs``, perhaps with ``:domain``; write ``./toyworld`` for a folder of that
               name;
-            - with ``data_root``, the name of a benchmark, such as ``eurosat``.
+            - with ``data_root``, the name of a benchmark, such as ``eurosat``; write ``./eurosat`` for a folder of that
+              name. Without its published split file, a split of our own is made
+              (:func:`anprompt.data.own_split.load_own_split`), and the source says so.
         data_root: the folder that holds the folders of the benchmarks.
 
     Raises:
@@ -34,13 +41,18 @@ def open_data(spec: str | Path, *, data_root: str | Path | None = None) -> DataS
     if isinstance(spec, str) and (text == "toyworld" or text.startswith(("toyworld:", "toyworld-"))):
         return _open_toyworld(text)
     path = Path(spec).expanduser()
-    if data_root is not None and not path.exists():
+    if data_root is not None and (named_benchmark(text) is not None or not path.exists()):
         return _open_benchmark(text, Path(data_root).expanduser())
     if not path.exists():
         raise _missing(path)
     if path.is_dir():
         found = split_files(path)
-        return load_coop(_choose_split_file(path, found)) if found else load_folder(path)
+        if found:
+            return load_coop(_choose_split_file(path, found))
+        imagenet = match_benchmark(path.resolve().name)
+        if imagenet is not None and imagenet.class_folders and (path / CLASS_LIST).is_file():
+            return load_imagenet(imagenet, path)
+        return load_folder(path)
     if path.suffix.lower() in TABLE_SUFFIXES:
         return load_table(path)
     if path.name.startswith("split_zhou_") and path.suffix == ".json":
@@ -49,6 +61,11 @@ def open_data(spec: str | Path, *, data_root: str | Path | None = None) -> DataS
         f"{path} is neither a folder nor a table; a table is called {', '.join(sorted(TABLE_SUFFIXES))} "
         "and a split file split_zhou_….json."
     )
+
+
+def named_benchmark(spec: str) -> Benchmark | None:
+    """The benchmark that ``spec`` names; None for other names and for everything that is written as a path."""
+    return match_benchmark(spec) if Path(spec).name == spec else None
 
 
 def _open_toyworld(spec: str) -> DataSource:
@@ -62,18 +79,27 @@ def _open_benchmark(name: str, data_root: Path) -> DataSource:
     if not data_root.is_dir():
         raise _missing(data_root)
     benchmark = find_benchmark(name)
-    folder = data_root / benchmark.folder
-    if not folder.is_dir():
-        there = {other.folder for other in BENCHMARKS if (data_root / other.folder).is_dir()}
+    folder = find_folder(benchmark, data_root)
+    if folder is None:
+        there = {other.folder for other in benchmarks.BENCHMARKS if find_folder(other, data_root) is not None}
         held = f"it holds {', '.join(sorted(there))}" if there else "it holds no benchmark"
-        raise UserError(f"The benchmark '{benchmark.name}' is expected in {folder}, which is not there; {held}.")
-    split_file = folder / benchmark.split_file
-    if not split_file.is_file():
         raise UserError(
-            f"The published split {split_file} is not there; put it there, or give the folder that holds the class "
-            "folders as data, to have it split by us (results then do not compare with published ones)."
+            f"The benchmark '{benchmark.name}' is expected in {data_root / benchmark.folder}, which is not there; "
+            f"{held}. 'anprompt check {benchmark.name} --data-root …' says what is needed."
         )
-    return load_coop(split_file)
+    return load_benchmark(benchmark, folder)
+
+
+def load_benchmark(benchmark: Benchmark, folder: Path) -> DataSource:
+    """Load a published data set from its folder, with the published split or else one of our own.
+
+    Raises:
+        UserError: what the loaders report.
+    """
+    if benchmark.class_folders:
+        return load_imagenet(benchmark, folder)
+    split_file = find_split_file(benchmark, folder)
+    return load_own_split(benchmark, folder) if split_file is None else load_coop(split_file, folder, benchmark)
 
 
 def _choose_split_file(root: Path, found: list[Path]) -> Path:

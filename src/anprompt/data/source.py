@@ -41,6 +41,7 @@ class DataSource:
     template: str = DEFAULT_TEMPLATE  # wording of a class without descriptions; {} is the class name
     benchmark: str | None = None  # name of the published data set, see data/benchmarks.py
     own_split: bool = False  # True: no test split was given, so "test" was held out by us (label results as such)
+    differs: tuple[str, ...] = ()  # what keeps results from comparing with published ones, one sentence each
     descriptions: dict[str, dict[str, list[str]]] | None = None  # {"main" | "noise": {class name: sentences}}
     root: Path | None = None  # folder that paths are shown and hashed relative to; None: paths are virtual
 

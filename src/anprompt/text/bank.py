@@ -63,66 +63,83 @@ class DescriptionBank:
         }
 
 
+class _Pairs(list[tuple[str, Any]]):
+    """The entries of a JSON object; a dictionary would silently keep the last of several with one key."""
+
+
 def _clean(raw: Any, where: str, problems: Problems) -> dict[str, list[str]]:
     """Check one ``{class: [sentence, …]}`` object."""
-    if not isinstance(raw, dict):
+    if not isinstance(raw, _Pairs):
         problems.add(f"{where}: expected an object {{class: [sentences]}}, found {type(raw).__name__}")
         return {}
     out: dict[str, list[str]] = {}
-    for name, sentences in raw.items():
+    written: dict[str, str] = {}  # class name -> its key in the file
+    for key, sentences in raw:
         given = [sentences] if isinstance(sentences, str) else sentences
-        if not isinstance(given, list) or not all(isinstance(s, str) and s.strip() for s in given):
-            problems.add(f"{where}: class '{name}' needs a list of non-empty sentences")
+        if type(given) is not list or not all(isinstance(s, str) and s.strip() for s in given):
+            problems.add(f"{where}: class '{key}' needs a list of non-empty sentences")
             continue
-        out[name.replace("_", " ").strip()] = given
-    return out
+        name = key.replace("_", " ").strip()
+        if name in written:
+            problems.add(f"{where}: '{written[name]}' and '{key}' are one class: join their sentences in one list")
+        written[name], out[name] = key, given
+    return {name: given for name, given in out.items() if given}  # no sentence is no description
 
 
 def _load(path: Path, problems: Problems) -> dict[str, dict[str, list[str]]]:
     """Read one file into ``{"main": …, "noise": …}``."""
     try:
-        raw = json.loads(path.read_text(encoding="utf-8-sig"))
+        raw = json.loads(path.read_text(encoding="utf-8-sig"), object_pairs_hook=_Pairs)
     except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
         problems.add(f"{path}: not readable as JSON ({error})")
-        return {"main": {}, "noise": {}}
-    if isinstance(raw, dict) and set(raw) <= {"main", "noise"} and all(isinstance(v, dict) for v in raw.values()):
-        return {kind: _clean(raw.get(kind, {}), f"{path} ({kind})", problems) for kind in ("main", "noise")}
+        return {}
+    if isinstance(raw, _Pairs) and all(key in ("main", "noise") and isinstance(v, _Pairs) for key, v in raw):
+        if len(raw) != len(dict(raw)):
+            problems.add(f"{path}: 'main' or 'noise' is there twice")
+        return {kind: _clean(part, f"{path} ({kind})", problems) for kind, part in raw}
     kind = "noise" if path.parent.name.lower() in NOISE_FOLDERS or path.stem.lower() in NOISE_FOLDERS else "main"
-    empty: dict[str, dict[str, list[str]]] = {"main": {}, "noise": {}}
-    return {**empty, kind: _clean(raw, str(path), problems)}
+    return {kind: _clean(raw, str(path), problems)}
 
 
 def _match(bank: Mapping[str, Sequence[str]], names: Iterable[str]) -> dict[str, Sequence[str]]:
-    """The part of ``bank`` about ``names``: by exact name, else by name in another case."""
-    lower = {key.lower(): key for key in bank}
-    found = {name: name if name in bank else lower.get(name.lower()) for name in names}
+    """The part of ``bank`` about ``names``: by exact name, else by name in another case or with other spaces."""
+    plain = {_plain(key): key for key in bank}
+    found = {name: name if name in bank else plain.get(_plain(name)) for name in names}
     return {name: bank[key] for name, key in found.items() if key is not None}
+
+
+def _plain(name: str) -> str:
+    return " ".join(name.lower().split())
 
 
 def read_bank(path: str | Path, class_names: Sequence[str]) -> DescriptionBank:
     """Read the sentences of ``class_names`` from a JSON file or from a folder of them.
 
-    A file holds ``{class: [sentence, …]}`` or ``{"main": {…}, "noise": {…}}``. In a folder, the file that covers most
-    of the classes is taken, once for main and once for noise (files below ``hpt/`` or ``noise/``).
+    A file holds ``{class: [sentence, …]}``, as CoPrompt's and HPT's do, or ``{"main": {…}, "noise": {…}}``. In a
+    folder, the file that covers most of the classes is taken, once for main and once for noise (files below ``hpt/``
+    or ``noise/``). Sentences are kept as they are, repeated ones included. Classes that share a name (two pairs of
+    ImageNet's do) share its sentences.
 
-    Raises :class:`UserError` for a missing path, unreadable files, or when no file knows any of the classes.
+    Raises :class:`UserError` for a missing path, unreadable files, faults in a file that is taken (all at once), or
+    when no file knows any of the classes.
     """
     path = Path(path)
     if not path.exists():
         raise UserError(f"No such file or folder with texts: '{path}'.")
     files = sorted(path.rglob("*.json")) if path.is_dir() else [path]
-    problems = Problems(f"The texts in '{path}' cannot be used:")
+    faults = {file: Problems("") for file in files}
     best: dict[str, dict[str, Sequence[str]]] = {"main": {}, "noise": {}}
-    sources: dict[str, str] = {}
+    taken: dict[str, Path] = {}
     for file in files:
-        for kind, sentences in _load(file, problems).items():
+        for kind, sentences in _load(file, faults[file]).items():
             found = _match(sentences, class_names)
             if len(found) > len(best[kind]):
-                best[kind], sources[kind] = found, file.name
-    if path.is_file():
-        problems.raise_if_any()
-    if not best["main"] and not best["noise"]:
-        problems.raise_if_any()
-        shown = ", ".join(class_names[:3])
-        raise UserError(f"No JSON file in '{path}' knows any of the {len(class_names)} classes ({shown}, …).")
-    return DescriptionBank(best["main"], best["noise"], " + ".join(sources[k] for k in sorted(sources)))
+                best[kind], taken[kind] = found, file
+    problems = Problems(f"The texts in '{path}' cannot be used:")
+    for file in dict.fromkeys(taken.values()) if taken and path.is_dir() else files:
+        problems.lines += faults[file].lines
+    problems.raise_if_any()
+    if not taken:
+        shown = ", ".join(class_names[:3]) + (", …" if len(class_names) > 3 else "")
+        raise UserError(f"No JSON file in '{path}' knows any of the {len(class_names)} classes ({shown}).")
+    return DescriptionBank(best["main"], best["noise"], " + ".join(taken[kind].name for kind in sorted(taken)))

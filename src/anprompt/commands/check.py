@@ -1,0 +1,274 @@
+"""The command that looks through data before training."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, Optional
+
+from anprompt.errors import UserError
+
+if TYPE_CHECKING:
+    from anprompt.data import DataSource, Item
+    from anprompt.data.survey import Survey
+    from anprompt.text import DescriptionBank
+
+Photos = Literal["all", "sample", "none"]
+MANY = 100_000  # photos; of more, a sample is read
+SAMPLE = 8  # photos per class and split
+
+
+def check(
+    data: str,
+    shots: int = 16,
+    texts: str | None = None,
+    backbone: str | None = None,
+    template: str | None = None,
+    data_root: str | None = None,
+    photos: Optional[Photos] = None,  # noqa: UP045 - for jsonargparse
+    json: bool = False,
+) -> int:
+    """Look through data before training: classes, counts, unreadable photos, texts. Exit code 2 if something is wrong.
+
+    For the name of a published data set: what of it is there, what is missing, and how to obtain it.
+
+    Args:
+        data: as for fit.
+        shots: photos that a run would draw per class.
+        texts: JSON file with descriptions, or folder of such files, to see which classes they cover.
+        backbone: also check that all names and sentences fit its context.
+        template: sentence with {} for the class name.
+        data_root: folder that holds the benchmark data sets.
+        photos: read all photos, a sample of 8 per class and split, or none; default: all of up to 100,000.
+        json: print one JSON document.
+
+    Examples:
+        anprompt check photos
+        anprompt check photos --texts descriptions.json --backbone openai/clip-vit-base-patch16
+        anprompt check eurosat --data-root /data
+    """
+    from anprompt.data.open import named_benchmark
+    from anprompt.data.survey import survey
+    from anprompt.inputs import as_source
+    from anprompt.report import console
+    from anprompt.settings import bank_for
+    from anprompt.text import check_template
+
+    benchmark = named_benchmark(data)
+    if data_root is None and Path(data).exists():
+        benchmark = None  # a folder that happens to be called so
+    published = None
+    source: DataSource | None = None
+    if benchmark is not None:
+        published = survey(benchmark, None if data_root is None else Path(data_root).expanduser())
+        source = published.source
+        if source is None:
+            if json:
+                console.print_json({"published": published.to_json()})
+            else:
+                _say_unusable(published)
+            return 2
+    source = source or as_source(data, data_root=data_root)
+    wording = check_template(template or source.template)
+    bank = bank_for(texts, source)
+    total = sum(map(len, source.splits.values()))
+    chosen = photos or ("all" if total <= MANY else "sample")
+    unreadable: list[str] = []
+    lost: list[str] = []  # classes of which no photo of a split can be read
+    with console.progress_bars() as progress:
+        for split, items in _to_read(source, chosen).items():
+
+            def checked(done: int, total: int, split: str = split) -> None:
+                progress(f"reading {split}", done, total, {})
+
+            bad, gone = _unreadable(source, items, checked)
+            unreadable += bad
+            lost += [f"'{name}' in {split}" for name in gone]
+    too_long = _too_long(backbone, wording, source.classes, bank) if backbone is not None else None
+    document = _document(source, shots, wording, bank)
+    document |= {
+        "photos_read": chosen,
+        "unreadable": unreadable,
+        "without_readable_photo": lost,
+        "too_long": too_long,
+        "published": None if published is None else published.to_json(),
+    }
+    wrong = bool(unreadable) or too_long is not None
+    if json:
+        console.print_json(document)
+        return 2 if wrong else 0
+    if published is not None:
+        _say_published(published)
+    _say_counts(source, document, bank, shots)
+    _say_wrong(document)
+    if not wrong and chosen == "all":
+        console.say("Nothing is wrong.")
+    elif not wrong:
+        read = f"a sample of {SAMPLE} photos per class and split" if chosen == "sample" else "no photo"
+        console.say(f"Nothing is wrong as far as looked: {read} was read (--photos all reads every one).")
+    return 2 if wrong else 0
+
+
+def _document(source: DataSource, shots: int, wording: str, bank: DescriptionBank) -> dict[str, Any]:
+    """Classes and counts."""
+    from anprompt.data import short_classes
+    from anprompt.data.names import distinct_names
+
+    counts = {split: [0] * len(source.classes) for split in source.splits}
+    for split, items in source.splits.items():
+        for item in items:
+            counts[split][item.label] += 1
+    return {
+        "data": source.name,
+        "benchmark": source.benchmark,
+        "own_split": source.own_split,
+        "template": wording,
+        "classes": {
+            shown: {
+                **{split: counts[split][label] for split in counts},
+                "main": len(bank.main.get(name, ())),
+                "noise": len(bank.noise.get(name, ())),
+            }
+            for label, (name, shown) in enumerate(zip(source.classes, distinct_names(source.classes), strict=True))
+        },
+        "fewer_than_shots": short_classes(source.splits.get("train", []), shots),
+    }
+
+
+def _say_counts(source: DataSource, document: dict[str, Any], bank: DescriptionBank, shots: int) -> None:
+    from anprompt.report import console
+    from anprompt.settings import listed
+
+    described = bool(bank.main or bank.noise)
+    columns = ["class", *source.splits, *(("main texts", "noise texts") if described else ())]
+    rows = [(name, *row.values())[: len(columns)] for name, row in document["classes"].items()]
+    photos = sum(map(len, source.splits.values()))
+    console.table(f"{source.name}: {len(source.classes)} classes, {photos} photos", columns, rows, columns[1:])
+    if source.own_split and source.benchmark is None:
+        console.say("No test split was given: a fixed 30 % of each class is held out, and results say so.")
+    if short := document["fewer_than_shots"]:
+        shown = listed([f"{name} ({count})" for name, count in short.items()])
+        console.say(f"{len(short)} of {len(source.classes)} classes have fewer than {shots} training photos and would "
+                    f"give all: {shown}")  # fmt: skip
+    if described and (missing := [name for name in source.classes if name not in bank.main]):
+        console.say(f"{len(missing)} of {len(source.classes)} classes have no descriptions and would use the template: "
+                    f"{listed(missing)}")  # fmt: skip
+
+
+def _say_wrong(document: dict[str, Any]) -> None:
+    from anprompt.report import console
+    from anprompt.settings import listed
+
+    for problem in document["unreadable"]:
+        console.say(f"unreadable: {problem}")
+    if lost := document["without_readable_photo"]:
+        console.say(f"No photo can be read of {listed(lost)}: this stops a run even with --bad-images skip.")
+    if document["too_long"] is not None:
+        console.say(document["too_long"])
+    if count := len(document["unreadable"]):
+        many = "1 photo" if count == 1 else f"{count} photos"
+        console.say(f"{many} cannot be used: mend or remove, or run with --bad-images skip.")
+
+
+def _say_published(found: Survey) -> None:
+    """What there is of a published data set, against what was published."""
+    from anprompt.report import console
+
+    console.say(f"{found.benchmark.title} ({found.benchmark.name}) in {found.folder}; split: {found.split}\n")
+    _say_split_counts(found)
+    for sentence in found.source.differs if found.source else ():
+        console.say(f"Results do not compare with published ones: {sentence}.")
+    if found.source is not None and found.source.differs:
+        console.say()
+
+
+def _say_unusable(found: Survey) -> None:
+    """Why a published data set cannot be used, what is missing of it, and how to obtain it."""
+    from anprompt.data.survey import layout
+    from anprompt.report import console
+
+    benchmark = found.benchmark
+    console.say(f"{benchmark.title} ({benchmark.name}) cannot be used.\n\n{found.problem}\n")
+    if found.missing is not None:
+        _say_split_counts(found)
+        rows = [
+            (name, entry["count"], ", ".join(entry["first"]) + (", …" if entry["count"] > len(entry["first"]) else ""))
+            for name, entry in found.missing_by_class().items()
+        ]
+        console.table("Missing, by class", ("class", "photos", "first"), rows, ("photos",))
+    console.say(f"Photos: {benchmark.obtain}.")
+    if benchmark.split_file.startswith("split_zhou"):
+        console.say(f"Split: {benchmark.split_file} is linked in DATASETS.md of the repository KaiyangZhou/CoOp; "
+                    "without it the photos are split by anprompt, and results say so.")  # fmt: skip
+    elif benchmark.class_folders:
+        console.say("Class names: classnames.txt is linked in DATASETS.md of the repository KaiyangZhou/CoOp.")
+    console.say("Expected in the folder that --data-root names (other layouts of the same files work too):\n")
+    for line in layout(benchmark):
+        console.say(f"    {line}")
+
+
+def _say_split_counts(found: Survey) -> None:
+    from anprompt.report import console
+
+    rows = [
+        (split, *("–" if row[key] is None else f"{row[key]:,}" for key in ("there", "listed", "published")))
+        for split, row in found.counts().items()
+    ]
+    columns = ("split", "photos", "listed", "published")
+    console.table("", columns, rows, columns[1:])
+
+
+def _to_read(source: DataSource, photos: Photos) -> dict[str, list[Item]]:
+    """The photos to decode, by split: all, evenly spaced ones of every class, or none."""
+    if photos == "all":
+        return source.splits
+    if photos == "none":
+        return {}
+    chosen: dict[str, list[Item]] = {}
+    for split, items in source.splits.items():
+        groups: dict[int, list[Item]] = {}
+        for item in items:
+            groups.setdefault(item.label, []).append(item)
+        chosen[split] = [item for group in groups.values() for item in group[:: max(1, len(group) // SAMPLE)][:SAMPLE]]
+    return chosen
+
+
+def _unreadable(
+    source: DataSource, items: Sequence[Item], progress: Callable[[int, int], None]
+) -> tuple[list[str], list[str]]:
+    """Messages of all unreadable photos among ``items``, and the classes that have no other."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    from anprompt.data import BadImage
+
+    def problem(item: Item) -> str | None:
+        try:
+            source.open(item)
+        except BadImage as error:
+            return str(error)
+        return None
+
+    bad: list[str] = []
+    readable: set[int] = set()
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        for done, (item, found) in enumerate(zip(items, pool.map(problem, items), strict=True), start=1):
+            if found is None:
+                readable.add(item.label)
+            else:
+                bad.append(found)
+            progress(done, len(items))
+    return bad, sorted({item.name for item in items if item.label not in readable})
+
+
+def _too_long(backbone: str, template: str, classes: Sequence[str], bank: DescriptionBank) -> str | None:
+    """What the backbone's context is too short for, in words."""
+    from anprompt.clip import load_backbone
+    from anprompt.text import fill
+
+    described = [s for part in (bank.main, bank.noise) for own in part.values() for s in own]
+    tokenizer = load_backbone(backbone).tokenizer
+    try:
+        tokenizer([*fill(template, classes), *described])
+    except UserError as error:
+        return str(error)
+    return None
