@@ -1,4 +1,4 @@
-# make demo | test | quality — each works on a bare machine: without an active virtual environment it makes .venv first.
+# make demo | test | quality | bench — each works on a bare machine: without an active virtual environment it makes .venv first.
 ifdef VIRTUAL_ENV
   BIN := $(VIRTUAL_ENV)/bin
 else
@@ -7,7 +7,7 @@ endif
 STAMP := $(BIN)/.anprompt-installed
 SEEDS ?= 1
 
-.PHONY: demo test quality clean
+.PHONY: demo test quality bench clean
 
 $(STAMP): pyproject.toml constraints.txt
 	test -x $(BIN)/python || python3 -m venv .venv
@@ -21,9 +21,12 @@ test: $(STAMP)  ## everything but the slow tests; 'make test ARGS="-m slow"' run
 	$(BIN)/python -m pytest $(ARGS)
 
 quality: $(STAMP)  ## style and types
-	$(BIN)/ruff check src tests tools
-	$(BIN)/ruff format --check src tests tools
+	$(BIN)/ruff check src tests tools benchmarks
+	$(BIN)/ruff format --check src tests tools benchmarks
 	$(BIN)/mypy
+
+bench: $(STAMP)  ## speed and memory beside their targets, about five minutes on two cores; see docs/speed.md
+	$(BIN)/python -m benchmarks
 
 clean:
 	rm -rf .venv anprompt-demo

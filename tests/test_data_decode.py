@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
 from anprompt.data import BadImage, Item, decode, verify_images
 from anprompt.data.decode import is_image_name, open_file
@@ -43,6 +43,30 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     assert near(picture, (8, 28), WHITE, 8)
     with Image.open(tmp_path / "phone.jpg") as opened:  # an opened picture is treated like its file
         assert decode(opened).size == (16, 32)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_a_picture_in_memory_is_neither_changed_nor_copied_without_need(orientation: int) -> None:
+    upright = Image.fromarray(np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8))
+    given = upright.copy()
+    exif = given.getexif()
+    exif[0x0112] = orientation
+    expected = ImageOps.exif_transpose(given)
+    decoded = decode(given)
+    assert decoded.tobytes() == expected.tobytes()
+    assert (decoded is given) == (orientation == 1)
+    assert given.tobytes() == upright.tobytes()
+    assert given.getexif()[0x0112] == orientation
+    assert decode(decoded).tobytes() == expected.tobytes()  # not turned twice
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "a.png", "a.webp", "a.tif", "a.bmp", "a.gif", "a.ppm"])
+def test_a_decoded_picture_does_not_need_its_file(tmp_path: Path, name: str) -> None:
+    Image.new("RGB", (8, 4), RED).save(tmp_path / name)
+    picture = decode(tmp_path / name)
+    (tmp_path / name).unlink()
+    for again in (picture, decode(picture), picture.copy(), picture.crop((1, 1, 3, 3))):
+        assert near(again, (1, 1), RED)
 
 
 def test_broken_exif_does_not_spoil_the_picture(tmp_path: Path) -> None:

@@ -14,7 +14,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from anprompt.clip.preprocess import CLIP_MEAN, CLIP_STD, ImageTransform, _random_box
+from anprompt.clip import preprocess
+from anprompt.clip.preprocess import CLIP_MEAN, CLIP_STD, ImageTransform, _random_box, resize_picture
 from anprompt.errors import UserError
 
 SIDES = st.integers(1, 400)
@@ -69,6 +70,22 @@ def test_large_tiny_and_extreme_pictures_equal_pillows(side: tuple[int, int]) ->
     assert largest_difference(ours, by_pillow(image, 224, 224)) <= MAX_DIFFERENCE
 
 
+@pytest.mark.parametrize(("width", "height"), [(301, 200), (64, 500), (500, 64), (37, 41)])
+@pytest.mark.parametrize("to", [(56, 40), (37, 90), (120, 41)])
+def test_shrinking_strip_by_strip_changes_no_bit(
+    width: int, height: int, to: tuple[int, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    image = picture(width, height)
+    whole = resize_picture(image, *to)
+    crops: list[int] = []
+    crop = Image.Image.crop
+    monkeypatch.setattr(Image.Image, "crop", lambda image, box: crops.append(box[3] - box[1]) or crop(image, box))
+    monkeypatch.setattr(preprocess, "LARGE", 0)
+    monkeypatch.setattr(preprocess, "STRIP", 7 * width)
+    assert torch.equal(resize_picture(image, *to), whole)
+    assert crops == [] if width == to[0] else (max(crops) <= 7 and sum(crops) == height)
+
+
 def test_an_extreme_strip_is_not_resized_as_a_whole() -> None:
     """1 × 60000 pixels would become 224 × 13,440,000."""
     strip = Image.fromarray(np.repeat(np.arange(60000, dtype=np.uint8)[:, None, None], 3, 2))
@@ -93,11 +110,14 @@ def test_pixels_equal_transformers(width: int, height: int, crop: int) -> None:
 
 
 def test_normalising() -> None:
+    """Bytes and floats; what is given stays as it is."""
     transform = ImageTransform(4, 4)
     pixels = torch.randint(0, 256, (2, 3, 4, 4), dtype=torch.uint8)
     expected = (pixels.double() / 255 - torch.tensor(CLIP_MEAN).view(3, 1, 1)) / torch.tensor(CLIP_STD).view(3, 1, 1)
     for given_pixels in (pixels, pixels.float() / 255):
+        before = given_pixels.clone()
         torch.testing.assert_close(transform.normalise(given_pixels), expected.float())
+        assert torch.equal(given_pixels, before)
 
 
 def test_paths_arrays_and_pictures_give_the_same_pixels(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from anprompt.errors import UserError
 from anprompt.files import sha256_file
 from anprompt.training import Interrupted, TrainingResult, checkpoint, loop, train
 from anprompt.training.checkpoint import FILE
-from anprompt.training.loop import LOG
+from anprompt.training.log import LOG
 from helpers_clip import random_backbone
 from helpers_fit import Vector, copies, new_method, pictures, same, short_recipe, state_of
 
@@ -118,6 +118,37 @@ def test_stopped_after_every_single_step(whole: Any, tmp_path: Path) -> None:
     assert positions(tmp_path) == ALL_STEPS
 
 
+@pytest.mark.parametrize("stop_in", [1, 3, 5, 10])
+def test_stopped_between_two_readings_of_numbers_and_resumed(
+    stop_in: int, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a GPU, where numbers are read seldom: the state and the log hold all steps that were taken."""
+    monkeypatch.setattr(loop, "steps_between_reads", lambda _: 5)
+    arguments: dict[str, Any] = {"seed": 1, "fingerprint": {"name": "test"}}
+    data, recipe = pictures(24), short_recipe(epochs=2)  # six steps an epoch
+    whole = new_method(backbone=backbone)
+    train(whole, data, recipe, folder=tmp_path / "whole", **arguments)
+    cut, calls = new_method(backbone=backbone), 0
+    losses = cut.losses
+
+    def interrupted(batch: Any) -> dict[str, Tensor]:
+        nonlocal calls
+        calls += 1
+        if calls == stop_in:
+            signal.raise_signal(signal.SIGTERM)
+        return losses(batch)
+
+    monkeypatch.setattr(cut, "losses", interrupted)
+    with pytest.raises(Interrupted, match=f"in epoch {(stop_in - 1) // 6 + 1} after {(stop_in - 1) % 6 + 1} steps"):
+        train(cut, data, recipe, folder=tmp_path, **arguments)
+    assert len(log_rows(tmp_path)) == stop_in
+    resumed = new_method(backbone=backbone)
+    train(resumed, data, recipe, folder=tmp_path, resume=True, **arguments)
+    assert same(copies(resumed), copies(whole))
+    assert same(state_of(tmp_path), state_of(tmp_path / "whole"))
+    assert positions(tmp_path) == [(epoch, step) for epoch in (1, 2) for step in range(1, 7)]
+
+
 def test_the_state_holds_more_than_the_learnables(whole: Any) -> None:
     _, tensors, final = whole
     assert {f"method.{name}" for name in tensors} == {name for name in final if name.startswith("method.")}
@@ -171,10 +202,13 @@ def test_what_a_killed_process_leaves_does_no_harm(backbone: Backbone, tmp_path:
     assert sorted(path.name for path in folder.iterdir()) == [".mine.part", LOG, FILE]
 
 
+@pytest.mark.parametrize("every", [1, 5])
 @pytest.mark.parametrize("when", ["before", "after"])
 def test_a_kill_right_before_or_after_the_state_is_written_keeps_the_log_complete(
-    when: str, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    when: str, every: int, backbone: Backbone, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(loop, "steps_between_reads", lambda _: every)
+
     class Killed(BaseException):
         pass
 

@@ -19,11 +19,12 @@ from torch import Tensor
 
 from anprompt import __version__, methods
 from anprompt.clip import Backbone, load_backbone
-from anprompt.errors import UserError, did_you_mean
+from anprompt.clip.precision import PRECISIONS, Choice, precision_of_adapter
+from anprompt.errors import UserError, did_you_mean, unknown_name
 from anprompt.files import atomic_paths, check_writable, remove_parts, sha256_file, sha256_json, to_json
 from anprompt.methods import Method
+from anprompt.settings import note
 from anprompt.text import DescriptionBank
-from anprompt.training import Recipe
 
 FORMAT = "anprompt-adapter"
 FORMAT_VERSION = 1
@@ -143,14 +144,21 @@ def _tensors(folder: Path, document: dict[str, Any]) -> dict[str, Tensor]:
 
 
 def load_adapter(
-    folder: str | Path, backbone: str | Path | Backbone | None = None, device: torch.device | None = None
+    folder: str | Path,
+    backbone: str | Path | Backbone | None = None,
+    device: torch.device | None = None,
+    precision: str = "auto",
 ) -> tuple[Method, dict[str, Any]]:
     """Load an adapter and put its classes in front of it; return (method, document).
 
     backbone: a loaded one, or where to find it now; by default the place that the adapter was trained with.
     device: where to run; by default where the backbone is.
+    precision: of the frozen towers, "fp32", "bf16", or "auto": as in training, so that answers stay the same, unless
+        that was bf16 by itself and this machine has no fast bf16.
     Raises :class:`UserError` for damaged, newer or foreign files, and for another backbone than it was trained on.
     """
+    if precision not in PRECISIONS:
+        raise unknown_name("precision", precision, PRECISIONS)
     folder = Path(folder)
     document = read_document(folder)
     tensors = _tensors(folder, document)
@@ -163,8 +171,13 @@ def load_adapter(
             f"{expected[:12]}…), but '{backbone.source}' has other weights ({backbone.weights_hash[:12]}…)."
         )
     backbone.to(device or backbone.device)
-    asked = (document.get("recipe") or {}).get("precision", "auto")
-    backbone.set_precision(Recipe(precision=asked).resolve_precision(backbone.device))  # as in training, if it can be
+    chosen = Choice(precision)
+    if precision == "auto":
+        asked = (document.get("recipe") or {}).get("precision", "auto")
+        chosen = precision_of_adapter(document.get("precision", "fp32"), asked, backbone)
+    if chosen.why:
+        note(chosen.why)
+    backbone.set_precision(chosen.precision)
     method = methods.build(
         document["method"], backbone, template=document["template"], seed=document["seed"], **document["options"]
     )

@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from anprompt import methods
 from anprompt.adapter import load_adapter, round_to_storage, save_adapter
+from anprompt.clip.precision import choose_precision
 from anprompt.data import BadImage, DataSource, decode, draw_few_shot, short_classes
 from anprompt.errors import Problems, UserError, unknown_name
 from anprompt.files import sha256_json
@@ -23,9 +24,19 @@ from anprompt.inference import refuse_bad, stream_logits
 from anprompt.inputs import as_pictures, as_source
 from anprompt.methods import Method, find_preset
 from anprompt.results import evaluate_predictions, make_record
-from anprompt.settings import bank_for, benchmark_options, check_settings, find_device, listed, loaded, note
+from anprompt.settings import (
+    bank_for,
+    benchmark_options,
+    cache_for,
+    caching,
+    check_settings,
+    find_device,
+    listed,
+    loaded,
+    note,
+)
 from anprompt.text import DescriptionBank, fill, read_bank
-from anprompt.training import read_images, resolve_recipe, train
+from anprompt.training import check_can_compile, kept_precision, read_images, resolve_recipe, train
 
 Progress = Callable[[str, int, int, dict[str, float]], None]  # (stage, done, total, numbers to show)
 
@@ -44,6 +55,8 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     options, recipe: changes to the preset's options and training recipe.
     bad_images: ``"stop"`` at unreadable photos, or ``"skip"`` them.
     storage: ``"fp16"`` or ``"fp32"``, the number format that learned tensors are rounded to after training.
+    cache: folder (or an ``ActivationCache``) where ``fit`` and ``evaluate`` keep what the frozen lower blocks give for
+        a batch of pictures; further runs that show the same batches read it. Same results; ``None``: no cache.
     random_state: seed of everything that is drawn.
 
     After ``fit``: ``classes_`` (names), ``method_``, ``record_`` (settings, data, timings as a document).
@@ -63,6 +76,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         recipe: dict[str, Any] | None = None,
         bad_images: str = "stop",
         storage: str = "fp16",
+        cache: Any = None,
         device: str = "auto",
         random_state: int = 1,
     ) -> None:
@@ -77,6 +91,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.recipe = recipe
         self.bad_images = bad_images
         self.storage = storage
+        self.cache = cache
         self.device = device
         self.random_state = random_state
 
@@ -104,21 +119,32 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         methods.resolve_options(self.method, self.preset, self.options)
         check_settings(self.shots, self.random_state, self.storage)
         shots, seed, device = int(self.shots), int(self.random_state), find_device(self.device)
+        cache = cache_for(self.cache)
 
         whole = as_source(data, labels)
         source = whole.subset(self.subset)
         options = {**benchmark_options(self.method, preset_name, source.benchmark), **(self.options or {})}
         bank = bank_for(self.texts, whole)
+        check_can_compile(recipe.compile, device)
+        if recipe.compile != "off" and device.type == "cpu":
+            note("compiling takes minutes and makes a step on a CPU hardly faster (docs/speed.md)")
         backbone = loaded(self.backbone).to(device)
         weights_hash = backbone.weights_hash
-        backbone.set_precision(recipe.resolve_precision(backbone.device))
+        kept = kept_precision(Path(folder)) if folder is not None and resume else None
+        chosen = choose_precision(recipe.precision, backbone, kept)
+        if chosen.why:
+            note(chosen.why)
+        backbone.set_precision(chosen.precision)
         template = self.template or source.template
         # Layers outside the tower, a template without a place for the name, names that are too long: known by now.
-        methods.build(self.method, backbone, preset=preset_name, template=template, seed=seed, **options)
+        plan = methods.build(self.method, backbone, preset=preset_name, template=template, seed=seed, **options)
         backbone.tokenizer(fill(template, source.classes))
 
-        drawn = draw_few_shot(source.splits["train"], shots, seed)
-        if short := short_classes(source.splits["train"], shots):
+        training = source.splits.get("train", [])
+        if plan.trainable and not training:
+            raise UserError(f"{source.name} has no training pictures: learn from other data, and evaluate on this.")
+        drawn = draw_few_shot(training, shots, seed)
+        if short := short_classes(training, shots):
             shown = listed([f"{name} ({count})" for name, count in short.items()])
             note(f"{len(short)} of {len(source.classes)} classes have fewer than {shots} photos and give all: {shown}")
 
@@ -164,10 +190,11 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                     shown = {**terms, "epoch": epoch + 1, "rate": recipe.lr_at(epoch)}
                     progress("training", epoch * steps + step + 1, recipe.epochs * steps, shown)
 
-            result = train(
-                method, images, recipe, seed=seed, folder=None if folder is None else Path(folder),
-                resume=resume, fingerprint=settings, report=report,
-            )  # fmt: skip
+            with caching(cache, backbone):
+                result = train(
+                    method, images, recipe, seed=seed, folder=None if folder is None else Path(folder),
+                    resume=resume, fingerprint={**settings, "precision": chosen.precision}, report=report,
+                )  # fmt: skip
             round_to_storage(method, self.storage)
         method.requires_grad_(False)
         self.method_: Method = method
@@ -184,6 +211,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                 "shots": shots,
                 "images": len(used),
                 "own_split": source.own_split,
+                **({"differs": list(source.differs)} if source.differs else {}),
             },
             "metrics": {},
         }
@@ -195,9 +223,11 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             classes=list(source.classes),
             drawn=[source.relative(item) for item in used],
             decision=method.decision(),
+            precision={"towers": chosen.precision, "speedup": chosen.speedup},
             parameters=sum(p.numel() for p in method.parameters()),
             loss=result.history if result else [],
             timings={"prepare": prepared - began, "train": result.seconds if result else 0.0},
+            **({} if cache is None else {"cache": {"hits": cache.hits, "misses": cache.misses}}),
             steps=result.steps if result else 0,
         )
         return self
@@ -260,20 +290,23 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if split not in source.splits:
             raise unknown_name(f"split of '{source.name}'", split, source.splits)
         items = source.splits[split]
+        cache = cache_for(self.cache)
         view = self if list(self.classes_) == list(source.classes) else self.with_classes(source.classes, source=source)
         bad: list[BadImage] = []
         rows: list[dict[str, Any]] = []
         truth: list[int] = []
         guesses: list[int] = []
-        for chunk, logits in stream_logits(view.method_, items, source.open, bad=bad, stop=self.bad_images == "stop"):
-            top = logits.softmax(dim=1).max(dim=1)
-            for item, guess, probability in zip(chunk, top.indices.tolist(), top.values.tolist(), strict=True):
-                truth.append(item.label)
-                guesses.append(guess)
-                rows.append({"path": source.relative(item), "item": item, "label": item.name,
-                             "prediction": source.classes[guess], "probability": probability})  # fmt: skip
-            if progress is not None:
-                progress("evaluating", len(rows), len(items), {})
+        stream = stream_logits(view.method_, items, source.open, bad=bad, stop=self.bad_images == "stop")
+        with caching(cache, view.method_.backbone):
+            for chunk, logits in stream:
+                top = logits.softmax(dim=1).max(dim=1)
+                for item, guess, probability in zip(chunk, top.indices.tolist(), top.values.tolist(), strict=True):
+                    truth.append(item.label)
+                    guesses.append(guess)
+                    rows.append({"path": source.relative(item), "item": item, "label": item.name,
+                                 "prediction": source.classes[guess], "probability": probability})  # fmt: skip
+                if progress is not None:
+                    progress("evaluating", len(rows), len(items), {})
         if self.bad_images == "stop":
             refuse_bad(bad, len(items))
         if bad:
@@ -282,7 +315,8 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             **evaluate_predictions(truth, guesses, source.classes),
             "classes": list(source.classes),
             "data": {"name": source.name, "subset": subset, "split": split, "own_split": source.own_split,
-                     "sha256": source.content_hash(items), "unreadable": len(bad)},
+                     "sha256": source.content_hash(items), "unreadable": len(bad),
+                     **({"differs": list(source.differs)} if source.differs else {})},
             "decision": view.method_.decision(),
             "predictions": rows,
             "seconds": time.perf_counter() - began,
@@ -307,7 +341,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         Raises :class:`UserError` for names given twice, empty names, or a method that only knows its own classes.
         """
         check_is_fitted(self, "method_")
-        self._check_names(names, present=())
+        self._check_names(names, present=(), published=source is not None and source.benchmark is not None)
         known = self.method_.bank
         if source is not None and source.descriptions is not None:
             own = DescriptionBank(source.descriptions["main"], source.descriptions["noise"])
@@ -335,13 +369,16 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.method_.add_classes([name], bank)
         return self
 
-    def _check_names(self, names: Sequence[str], present: Sequence[str] | npt.NDArray[np.str_]) -> None:
+    def _check_names(
+        self, names: Sequence[str], present: Sequence[str] | npt.NDArray[np.str_], published: bool = False
+    ) -> None:
+        """published: two classes may share a name, as two pairs of ImageNet's do."""
         problems = Problems("These class names cannot be used:")
         seen = {_normal_form(name) for name in present}
         for name in names:
             if not name.strip():
                 problems.add("an empty name")
-            elif _normal_form(name) in seen:
+            elif _normal_form(name) in seen and not published:
                 problems.add(f"'{name}' is there twice")
             seen.add(_normal_form(name))
         if not len(names):
@@ -365,9 +402,14 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return Path(folder)
 
     @classmethod
-    def load(cls, folder: str | Path, backbone: Any = None, *, device: str = "auto", **params: Any) -> PromptClassifier:
-        """Load an adapter. backbone: where its model lies now, if not where it was trained. params: e.g. ``texts``."""
-        method, document = load_adapter(folder, backbone, find_device(device))
+    def load(
+        cls, folder: str | Path, backbone: Any = None, *, device: str = "auto", precision: str = "auto", **params: Any
+    ) -> PromptClassifier:
+        """Load an adapter. backbone: where its model lies now, if not where it was trained. params: e.g. ``texts``.
+
+        precision: ``"fp32"``, ``"bf16"`` or ``"auto"``, that of the training, where this machine is fast at it.
+        """
+        method, document = load_adapter(folder, backbone, find_device(device), precision)
         data = document.get("data", {})
         own = cls(
             backbone=method.backbone.source, method=method.name, preset=document.get("preset"),

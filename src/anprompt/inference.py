@@ -13,19 +13,24 @@ from torch import Tensor
 
 from anprompt.data import BadImage
 from anprompt.errors import Problems
+from anprompt.training.capacity import memory_free
+from anprompt.training.tracing import LiveBytes
 
 if TYPE_CHECKING:
     from anprompt.methods import Method
 
-BATCH = 32
+FEW = 8  # pictures in the first batches, by whose memory the size of the others is chosen
+MOST = {"cpu": 64, "cuda": 256}  # pictures in a batch beyond which larger ones are no faster: docs/speed.md
+SHARE = 0.5  # of the free memory that a batch may take
 T = TypeVar("T")
 
 
-def batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    """Cut ``items`` into lists of ``size``; the last may be shorter."""
-    iterator = iter(items)
-    while chunk := list(islice(iterator, size)):
-        yield chunk
+def batch_size(bytes_per_picture: float, device: torch.device) -> int:
+    """How many pictures go through together: a power of two that fits into half of the free memory, at least 8."""
+    most, free = MOST.get(device.type, FEW * 4), memory_free(device)
+    if free is not None and bytes_per_picture > 0:
+        most = min(most, int(SHARE * free / bytes_per_picture))
+    return FEW if most < FEW else 1 << (most.bit_length() - 1)
 
 
 def stream_logits(
@@ -35,13 +40,15 @@ def stream_logits(
     *,
     bad: list[BadImage],
     stop: bool = False,
-    batch: int = BATCH,
+    batch: int | None = None,
     threads: int = 2,
 ) -> Iterator[tuple[list[T], Tensor]]:
     """Yield (items, logits ``(B, C)`` on the CPU) batch by batch, in order.
 
     open_item: gives a picture for an item, or raises ``BadImage``; such items are left out and appended to ``bad``.
     stop: after the first bad picture compute nothing more and only look for further ones, to report all at once.
+    batch: pictures that go through together; ``None``: two batches of eight, and then as many as the memory that the
+        second of them took allows. Logits do not depend on it but for rounding.
     """
     transform = method.backbone.transform
 
@@ -51,12 +58,17 @@ def stream_logits(
         except BadImage as error:
             return error
 
+    def forward(loaded: list[Tensor]) -> Tensor:
+        pixels = transform.normalise(torch.stack(loaded))
+        return method.logits(pixels.to(method.backbone.device)).float().cpu()
+
+    size, done = batch or FEW, 0  # done: batches
+    iterator = iter(items)
     with ThreadPoolExecutor(max_workers=threads) as pool:
         waiting: deque[tuple[list[T], list[Future[Tensor | BadImage]]]] = deque()
-        chunks = batches(items, batch)
 
         def fill() -> None:
-            for chunk in islice(chunks, max(0, 2 - len(waiting))):  # one batch ahead of the forward pass
+            while len(waiting) < 2 and (chunk := list(islice(iterator, size))):  # one ahead of the forward pass
                 waiting.append((chunk, [pool.submit(load, item) for item in chunk]))
 
         fill()
@@ -66,9 +78,17 @@ def stream_logits(
             fill()
             bad.extend(result for result in loaded if isinstance(result, BadImage))
             good = [(item, result) for item, result in zip(chunk, loaded, strict=True) if isinstance(result, Tensor)]
-            if good and not (stop and bad):
-                pixels = transform.normalise(torch.stack([pixels for _, pixels in good]))
-                yield [item for item, _ in good], method.logits(pixels.to(method.backbone.device)).float().cpu()
+            if not good or (stop and bad):
+                continue
+            pixels = [pixels for _, pixels in good]
+            if batch is None and done == 1:  # the first one also makes what is kept, such as text features
+                with LiveBytes() as live:
+                    logits = forward(pixels)
+                size = batch_size(live.peak / len(good), method.backbone.device)
+            else:
+                logits = forward(pixels)
+            done += 1
+            yield [item for item, _ in good], logits
 
 
 def refuse_bad(bad: Sequence[BadImage], total: int) -> None:

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
+import math
 import numbers
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from anprompt.clip import Backbone, load_backbone
+from anprompt.clip.cache import GIB, LIMIT, ActivationCache
 from anprompt.data import DataSource
 from anprompt.errors import Problems, UserError, did_you_mean, unknown_name
 from anprompt.text import DescriptionBank, read_bank
@@ -66,6 +70,34 @@ def check_settings(shots: Any, seed: Any, storage: Any) -> None:
 def loaded(backbone: Any) -> Backbone:
     """``backbone`` itself, or the one that it names."""
     return backbone if isinstance(backbone, Backbone) else load_backbone(backbone)
+
+
+def cache_for(cache: ActivationCache | str | Path | None, limit_gib: float | None = None) -> ActivationCache | None:
+    """The cache of frozen activations that lies in a folder; one that is open already is used as it is.
+
+    limit_gib: its largest size; ``None``: 10 GiB. :class:`UserError` for a limit without a folder, and for folders that
+    are no cache.
+    """
+    if cache is None:
+        if limit_gib is not None:
+            raise UserError("A size limit of the activation cache has no use without a folder: give --cache too.")
+        return None
+    if isinstance(cache, ActivationCache):
+        return cache
+    if limit_gib is not None and not 0 < limit_gib < math.inf:
+        raise UserError(f"The size limit of the activation cache must be a number of GiB above 0 (got {limit_gib:g}).")
+    return ActivationCache(cache, LIMIT if limit_gib is None else math.ceil(limit_gib * GIB))
+
+
+@contextlib.contextmanager
+def caching(cache: ActivationCache | None, backbone: Backbone) -> Iterator[None]:
+    """Use ``cache``, if there is one, for ``backbone`` inside the block; then tell the user what it did."""
+    if cache is None:
+        yield
+        return
+    with cache.attached(backbone):
+        yield
+    warnings.warn(cache.summary(), Note, stacklevel=4)
 
 
 def find_device(name: str) -> torch.device:

@@ -11,6 +11,7 @@ from anprompt.errors import UserError
 Options = Optional[dict[str, Any]]  # noqa: UP045 - jsonargparse resolves it at run time
 
 CONFIG, RECORD, TRAINING = "config.yaml", "record.json", "training"
+NOT_SETTINGS = ("cache", "cache_limit", "resume", "json")  # options of 'fit' that decide nothing about the adapter
 CONFIG_HEADING = """\
 # Everything that decided this run, defaults and preset included. It is repeated by
 #     anprompt fit --config THIS_FILE --out ELSEWHERE
@@ -34,6 +35,8 @@ def fit(
     data_root: str | None = None,
     bad_images: Literal["stop", "skip"] = "stop",
     storage: Literal["fp16", "fp32"] = "fp16",
+    cache: str | None = None,
+    cache_limit: float | None = None,
     device: str = "auto",
     bake: bool = False,
     resume: bool = False,
@@ -57,6 +60,8 @@ def fit(
         data_root: folder that holds the benchmark data sets.
         bad_images: what to do with unreadable photos.
         storage: number format of the learned tensors in the adapter.
+        cache: folder where activations of the frozen lower blocks are kept for other runs that show the same batches.
+        cache_limit: largest size of the cache in GiB; default: 10.
         device: auto, cpu, cuda or mps.
         bake: save the smallest form, for prediction only.
         resume: continue an interrupted run in the same folder.
@@ -67,17 +72,19 @@ def fit(
         anprompt fit photos --shots 4 --recipe.epochs 20 --out four-shots
         anprompt fit --config my-adapter/config.yaml --seed 2 --out again
     """
-    given = {name: value for name, value in locals().items() if name not in ("resume", "json")}
+    given = {name: value for name, value in locals().items() if name not in NOT_SETTINGS}
 
     from anprompt.classifier import PromptClassifier
     from anprompt.files import check_writable, write_text
     from anprompt.inputs import as_source
     from anprompt.report import console
     from anprompt.results import write_record
+    from anprompt.settings import cache_for
     from anprompt.training.checkpoint import FILE
 
     folder = Path(out)
     _resolve(given, None)  # mistakes in names and values first: they need no data
+    opened = cache_for(cache, cache_limit)
     if (folder / "adapter.json").exists() and not resume:
         raise UserError(f"'{folder}' already holds an adapter: give another --out, or remove it first.")
     check_writable(folder)
@@ -91,7 +98,7 @@ def fit(
                      f"the interrupted run in '{folder}' is started anew; --resume would continue it.")  # fmt: skip
     estimator = PromptClassifier(
         backbone, method, preset=preset, shots=shots, subset=subset, texts=texts, template=template, options=options,
-        recipe=recipe, bad_images=bad_images, storage=storage, device=device, random_state=seed,
+        recipe=recipe, bad_images=bad_images, storage=storage, cache=opened, device=device, random_state=seed,
     )  # fmt: skip
 
     def keep_config() -> None:

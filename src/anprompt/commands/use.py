@@ -181,6 +181,8 @@ def evaluate(
     backbone: str | None = None,
     data_root: str | None = None,
     bad_images: Literal["stop", "skip"] = "stop",
+    cache: str | None = None,
+    cache_limit: float | None = None,
     device: str = "auto",
     record: str | None = None,
     json: bool = False,
@@ -196,6 +198,8 @@ def evaluate(
         backbone: where the frozen model lies now, if it has moved.
         data_root: folder that holds the benchmark data sets.
         bad_images: what to do with unreadable photos.
+        cache: folder where activations of the frozen lower blocks are kept, for adapters evaluated on the same photos.
+        cache_limit: largest size of the cache in GiB; default: 10.
         device: auto, cpu, cuda or mps.
         record: also write the result as a JSON record to this file.
         json: print one JSON document.
@@ -206,9 +210,13 @@ def evaluate(
     """
     from anprompt.classifier import PromptClassifier
     from anprompt.report import console
+    from anprompt.settings import cache_for
 
+    opened = cache_for(cache, cache_limit)
     source = _prepared(data, data_root, split, record)
-    estimator = PromptClassifier.load(adapter, backbone, device=device, texts=texts, bad_images=bad_images)
+    estimator = PromptClassifier.load(
+        adapter, backbone, device=device, texts=texts, bad_images=bad_images, cache=opened
+    )
     with console.progress_bars() as progress:
         result = estimator.evaluate(source, split=split, subset=subset, progress=progress)
     fitted = estimator.record_

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from anprompt.errors import Problems, UserError, unknown_name
 
@@ -50,6 +51,7 @@ def decode(source: Source) -> Image.Image:
     - Grey, palette, CMYK and other modes are converted. Transparent pixels are shown on **white**, as viewers do
       (a bare ``convert("RGB")`` would show whatever colour is hidden behind them).
     - 16-bit grey (also in 32-bit integers) is scaled from 0..65535 to 0..255, floats from 0..1.
+    - A PIL picture that is upright RGB already is returned itself, not copied.
 
     Args:
         source: a path, the bytes of a file, a PIL picture, or an array of shape (H, W), (H, W, 1), (H, W, 3) or
@@ -111,10 +113,9 @@ def _upright_rgb(image: Image.Image, label: str) -> Image.Image:
     if limit is not None and image.width * image.height > limit:  # Pillow only warns up to twice the limit
         raise BadImage(label, f"a decompression bomb? {image.width} x {image.height} pixels, more than {limit} allowed")
     image.load()
-    try:
-        image = ImageOps.exif_transpose(image)
-    except Exception:  # broken EXIF data says nothing about the pixels, so the picture stays as it is stored
-        image = image.copy()
+    with contextlib.suppress(Exception):  # broken EXIF data says nothing about the pixels: they stay as they are stored
+        if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # else Pillow would copy the picture
+            image = ImageOps.exif_transpose(image)
     return _to_rgb(image, label)
 
 

@@ -218,7 +218,7 @@ class ANPrompt(Method):
             )
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", ConvergenceWarning)  # equal rows: some centres coincide, which is harmless
-            centres = KMeans(k, n_init=10, random_state=0).fit(rows.double().cpu().numpy()).cluster_centers_
+            centres = KMeans(k, n_init=10, random_state=0).fit(rows.cpu().double().numpy()).cluster_centers_
         return torch.as_tensor(centres, dtype=torch.float32, device=f_w.device)
 
     def make_block(self, names: Sequence[str], *, trained: bool) -> ClassBlock:

@@ -1,8 +1,20 @@
 """The one training loop, recipes as data, and checkpoints. Knows no method by name."""
 
+from anprompt.training.checkpoint import kept_precision
+from anprompt.training.compiled import check_can_compile
 from anprompt.training.images import TrainingImages, read_images
 from anprompt.training.interrupt import Interrupted
 from anprompt.training.loop import TrainingResult, train
 from anprompt.training.recipe import Recipe, resolve_recipe
 
-__all__ = ["Interrupted", "Recipe", "TrainingImages", "TrainingResult", "read_images", "resolve_recipe", "train"]
+__all__ = [
+    "Interrupted",
+    "Recipe",
+    "TrainingImages",
+    "TrainingResult",
+    "check_can_compile",
+    "kept_precision",
+    "read_images",
+    "resolve_recipe",
+    "train",
+]

@@ -41,6 +41,16 @@ def save_state(
         part.write_bytes(save(tensors, metadata=position))  # save_file would hide why the system refused
 
 
+def kept_precision(folder: Path) -> str | None:
+    """The towers' precision in the run whose state is in ``folder``; ``None`` if it cannot be said."""
+    try:
+        with safe_open(folder / FILE, framework="pt") as file:
+            precision = json.loads(file.metadata()["fingerprint"]).get("precision")
+    except (SafetensorError, OSError, TypeError, KeyError, ValueError, AttributeError):
+        return None  # load_state says what is wrong with the file
+    return precision if precision in ("fp32", "bf16") else None
+
+
 def load_state(
     folder: Path, method: Method, optimizer: torch.optim.Optimizer, fingerprint: dict[str, Any]
 ) -> tuple[int, int] | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from anprompt.clip.preprocess import resize_picture
 from anprompt.data import BadImage, DataSource, Item, verify_images
 
 
@@ -41,11 +41,8 @@ def read_images(
 
     def open_item(item: Item) -> Image.Image:
         image = source.open(item)
-        factor = 2 * crop / min(image.size)
-        if factor < 1:
-            size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
-            image = image.resize(size, Image.Resampling.BICUBIC)
-        kept[item.path] = torch.from_numpy(np.array(image)).permute(2, 0, 1)  # (3, h, w)
+        factor = min(1.0, 2 * crop / min(image.size))
+        kept[item.path] = resize_picture(image, round(image.width * factor), round(image.height * factor))  # (3, h, w)
         return image
 
     verified = verify_images(drawn, open_item, on_bad, progress, threads=2)

@@ -27,7 +27,12 @@ class Recipe:
     warmup_lr: float = option(1e-5, "learning rate during warm-up", low=0)
     crop_scale: float = option(0.5, "smallest share of the area that a random crop keeps", low=0.01, high=1)
     flip: bool = option(True, "mirror half of the photos")
-    precision: Literal["auto", "fp32", "bf16"] = option("auto", "number format of the frozen towers")
+    precision: Literal["auto", "fp32", "bf16"] = option(
+        "auto", "number format of the frozen towers; auto: bf16 where this machine is clearly faster at it"
+    )
+    compile: Literal["off", "on", "graphs"] = option(
+        "off", "compile the frozen blocks, for long runs on a GPU; graphs: with CUDA graphs"
+    )
 
     def lr_at(self, epoch: int) -> float:
         """Learning rate in ``epoch`` (from 0). Cosine as in the field's code: it runs over ``epochs`` from the end of
@@ -44,14 +49,10 @@ class Recipe:
         kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
         return kind(parameters, lr=self.lr, weight_decay=self.weight_decay)
 
-    def resolve_precision(self, device: torch.device) -> str:
-        """``auto`` is bf16 on GPUs that have it, fp32 elsewhere."""
-        if self.precision != "auto":
-            return self.precision
-        return "bf16" if device.type == "cuda" and torch.cuda.is_bf16_supported() else "fp32"
-
 
 def resolve_recipe(base: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> Recipe:
     """A preset's recipe with the user's changes; :class:`UserError` names the nearest entry for an unknown one."""
     merged = {**base, **{key.replace("-", "_"): value for key, value in (given or {}).items()}}
+    if isinstance(merged.get("compile"), bool):  # how YAML reads a plain on and off
+        merged["compile"] = "on" if merged["compile"] else "off"
     return build_options(Recipe, merged, "the recipe")

@@ -1,0 +1,282 @@
+"""Frozen activations kept on disk, for runs that show the same pictures to the same encoder again.
+
+What comes into the first prompted vision block depends on pixels and frozen weights only. Runs of one seed with other
+methods or options see the same training batches, and all runs see the same test batches: all but the first of them can
+read what the lower blocks gave, instead of running these again.
+
+Results are those of a run without a cache, bit by bit. Matrix kernels may round otherwise in a batch of another size or
+on another machine, so a whole batch is one entry, and its key covers everything that bits can depend on: the pixels of
+the batch in their order (the pictures and the transform in one), block, weights, sizes and precision of the encoder,
+the code of this package, torch, device and number of threads. A batch made up otherwise is a miss.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import platform
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load, save
+from torch import Tensor
+
+from anprompt.errors import UserError
+from anprompt.files import PART, atomic_path, check_writable, write_json
+
+if TYPE_CHECKING:
+    from anprompt.clip.backbone import Backbone
+
+MARK = "anprompt-cache.json"  # says that a folder is ours, so that deleting from it is allowed
+CONTENT = {"content": "activations kept by anprompt; may be deleted at any time", "format": 1}
+ENTRY = ".safetensors"
+GIB = 2**30
+LIMIT = 10 * GIB
+STALE = 3600.0  # seconds after which a file that is still being written was left behind by a killed process
+
+
+class ActivationCache:
+    """A folder of frozen activations, bounded in size; what was not used for longest goes first.
+
+    Several processes may share the folder, also on several machines: files appear whole or not at all, and one that
+    has vanished or is damaged counts as a miss. When nothing more can be written, runs go on without new entries.
+
+    Args:
+        folder: made when there is something to keep. One that holds anything but a cache is refused.
+        limit_bytes: size of all entries together. Up to four processes that write at once stay within; each further one
+            may exceed it by 1/64.
+
+    Raises:
+        UserError: the folder is not a cache or cannot be made, or the limit is not positive.
+    """
+
+    def __init__(self, folder: str | Path, limit_bytes: int = LIMIT) -> None:
+        if limit_bytes <= 0:
+            raise UserError(f"The size limit of an activation cache must be above 0 (got {limit_bytes} bytes).")
+        self.folder = Path(folder).expanduser()
+        self.limit_bytes = int(limit_bytes)
+        self.hits = 0
+        self.misses = 0
+        self.problem = ""  # why the last batch that was not kept could not be kept
+        self._full = False  # the disk, as opposed to the limit
+        self._room = 0  # bytes that may be written before the folder is measured again
+        self._check()
+
+    def _check(self) -> None:
+        mark = self.folder / MARK
+        if not self.folder.exists():
+            try:
+                check_writable(self.folder)
+            except UserError as error:
+                raise UserError(f"Cannot make the activation cache '{self.folder}': {_cause(error)}.") from error
+            return
+        if not self.folder.is_dir():
+            raise UserError(f"'{self.folder}' is a file; give a folder for the activation cache.")
+        try:
+            # A file being written is the mark itself, by another process.
+            others = [path for path in self.folder.iterdir() if not path.name.endswith(PART)]
+            known = json.loads(mark.read_text("utf-8")) if others else CONTENT
+        except FileNotFoundError:
+            raise UserError(
+                f"'{self.folder}' is not an activation cache and not empty: old entries of a cache are deleted, so "
+                "give it a folder of its own."
+            ) from None
+        except OSError as error:
+            raise UserError(f"Cannot use '{self.folder}' as activation cache: {error.strerror or error}.") from error
+        except ValueError:
+            known = None
+        if known != CONTENT:
+            raise UserError(
+                f"'{self.folder}' is not an activation cache that this version can use ('{MARK}' says otherwise): "
+                "give another folder, or delete this one."
+            )
+
+    @contextlib.contextmanager
+    def attached(self, backbone: Backbone) -> Iterator[ActivationCache]:
+        """Use the cache for ``backbone`` inside the block; afterwards it has the cache that it had before."""
+        before = backbone.cache
+        backbone.cache = _Attached(self, backbone)
+        try:
+            yield self
+        finally:
+            backbone.cache = before
+
+    def fetch(self, encoder: str, pixels: Tensor, block: int, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """The input ``(B, 1 + M, D)`` of vision block ``block`` for ``pixels`` ``(B, 3, H, W)``.
+
+        encoder: says which frozen encoder in which precision ``compute`` runs. compute: pixels to activations; called
+        for a batch that was not kept. Block 1 is never kept: reading costs what the patch embedding does.
+        """
+        if block <= 1:
+            return compute(pixels)
+        path = self.folder / f"{_key(encoder, pixels, block)}{ENTRY}"
+        kept = _read(path)
+        if kept is not None:
+            self.hits += 1
+            return kept.to(pixels.device)
+        self.misses += 1
+        tokens = compute(pixels).contiguous()
+        self._write(path, tokens)
+        return tokens
+
+    def _write(self, path: Path, tokens: Tensor) -> None:
+        if self._full:
+            return
+        own = tokens.detach().cpu()
+        content = save({"tokens": own, "sha256": _digest(path.stem, own)})
+        if not self._make_room(len(content)):
+            self.problem = f"a batch takes {_in_words(len(content))}, too much for a limit of "
+            self.problem += _in_words(self.limit_bytes)
+            return
+        try:
+            if not (self.folder / MARK).exists():  # the first entry, or somebody has deleted the folder meanwhile
+                write_json(self.folder / MARK, CONTENT)
+            with atomic_path(path) as part:
+                part.write_bytes(content)
+        except UserError as error:
+            self._full = True
+            self.problem = f"nothing more can be written: {_cause(error)}"
+
+    def _make_room(self, size: int) -> bool:
+        """Whether ``size`` bytes fit; deletes what was not used for longest when they would not."""
+        spare = self.limit_bytes // 16
+        if size > self.limit_bytes - spare:
+            return False
+        if size <= self._room:
+            self._room -= size
+            return True
+        entries = sorted(self._entries())
+        total = sum(entry.size for entry in entries)
+        for entry in entries:
+            if total + size <= self.limit_bytes - spare:
+                break
+            with contextlib.suppress(OSError):  # another process was quicker, or is reading it (Windows)
+                entry.path.unlink()
+            total -= entry.size
+        self._room = spare // 4
+        return True
+
+    def _entries(self) -> Iterator[_Entry]:
+        """All entries, and files being written; those that killed processes left behind are deleted."""
+        with contextlib.suppress(OSError), os.scandir(self.folder) as files:
+            for file in files:
+                if not file.name.endswith((ENTRY, PART)):
+                    continue
+                with contextlib.suppress(OSError):
+                    status = file.stat()
+                    if file.name.endswith(PART) and time.time() - status.st_mtime > STALE:
+                        Path(file.path).unlink()
+                    else:
+                        yield _Entry(status.st_mtime_ns, status.st_size, Path(file.path))
+
+    @property
+    def bytes(self) -> int:
+        """Size of all entries together."""
+        return sum(entry.size for entry in self._entries())
+
+    def summary(self) -> str:
+        """What the cache did for this process, in one line."""
+        text = f"cache: {self.hits} hits, {self.misses} misses, {_in_words(self.bytes)} in '{self.folder}'"
+        return f"{text} ({self.problem})" if self.problem else text
+
+
+@dataclass(frozen=True, order=True)
+class _Entry:
+    used: int  # ns; what was used last comes last
+    size: int
+    path: Path
+
+
+class _Attached:
+    """A cache and the backbone that it serves, as :attr:`Backbone.cache` wants it."""
+
+    def __init__(self, cache: ActivationCache, backbone: Backbone) -> None:
+        self.cache = cache
+        self._backbone = backbone
+        self._model = f"{backbone.weights_hash}/{backbone.config}"  # the same weights may have other numbers of heads
+
+    def fetch(self, pixels: Tensor, block: int, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """:meth:`ActivationCache.fetch` for this backbone as it runs now."""
+        compiled = "packed" in vars(self._backbone.vision.blocks[0])  # set in front of the class's own for that time
+        encoder = f"{self._model}/{self._backbone.precision}/{compiled}"
+        return self.cache.fetch(encoder, pixels, block, compute)
+
+
+def _key(encoder: str, pixels: Tensor, block: int) -> str:
+    """SHA-256 over everything that the activations' bits can depend on."""
+    device = torch.cuda.get_device_name(pixels.device) if pixels.is_cuda else pixels.device.type
+    parts = [
+        encoder, block, tuple(pixels.shape), pixels.stride(), pixels.dtype, device, torch.get_num_threads(),
+        torch.get_float32_matmul_precision(), _software(), _processor(),
+    ]  # fmt: skip
+    digest = hashlib.sha256(json.dumps([str(part) for part in parts]).encode())
+    digest.update(_bytes(pixels.detach().cpu()))
+    return digest.hexdigest()
+
+
+@cache
+def _software() -> str:
+    """What computes: torch, and the code of the encoder itself."""
+    digest = hashlib.sha256(f"{torch.__version__}/{torch.backends.cpu.get_cpu_capability()}".encode())
+    for path in sorted(Path(__file__).parent.glob("*.py")):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+@cache
+def _processor() -> str:
+    """The processor's model: libraries choose their kernels by it."""
+    with contextlib.suppress(OSError):
+        match = re.search(r"^model name\s*:\s*(.+)$", Path("/proc/cpuinfo").read_text(), re.MULTILINE)
+        if match:
+            return match[1]
+    return platform.processor() or platform.machine()
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor on the CPU, of any dtype."""
+    return tensor.contiguous().view(-1).view(torch.uint8).numpy().data
+
+
+def _digest(key: str, tensor: Tensor) -> Tensor:
+    """SHA-256 over key, dtype, shape and bytes of an entry: uint8 ``(32,)``."""
+    digest = hashlib.sha256(f"{key}{tensor.dtype}{tuple(tensor.shape)}".encode())
+    digest.update(_bytes(tensor))
+    return torch.tensor(list(digest.digest()), dtype=torch.uint8)
+
+
+def _read(path: Path) -> Tensor | None:
+    """An entry, now the one used last; ``None`` if it is not there or not what was written."""
+    try:
+        entry = load(path.read_bytes())  # not memory-mapped: the file may be deleted, on another machine, meanwhile
+        tokens = entry["tokens"]
+        if not torch.equal(_digest(path.stem, tokens), entry["sha256"]):
+            return None
+    except (OSError, KeyError, ValueError, SafetensorError):
+        return None
+    now = time.time_ns()
+    with contextlib.suppress(OSError):  # a folder that others own can be read all the same
+        os.utime(path, ns=(now, now))
+    return tokens.clone()  # in memory that torch aligned: some kernels round by the alignment of their input
+
+
+def _cause(error: UserError) -> str:
+    """What the system said."""
+    cause = error.__cause__
+    return str(getattr(cause, "strerror", None) or cause)
+
+
+def _in_words(size: int) -> str:
+    """``1.2 GiB``."""
+    units = ("B", "KiB", "MiB", "GiB", "TiB")
+    power = min(len(units) - 1, max(0, size.bit_length() - 1) // 10)
+    return f"{size / 1024**power:.1f} {units[power]}" if power else f"{size} B"

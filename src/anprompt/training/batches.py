@@ -1,0 +1,83 @@
+"""Augmented batches of photos in an order that depends on the seed only, made while the device computes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from anprompt.clip import ImageTransform
+from anprompt.training.images import TrainingImages
+from anprompt.training.recipe import Recipe
+
+T = TypeVar("T")
+
+
+def generator_for(*parts: object) -> torch.Generator:
+    """A generator that depends on ``parts`` only, e.g. (seed, epoch, step): any step can be repeated on its own, so a
+    resumed run draws exactly what the uninterrupted one drew."""
+    digest = hashlib.sha256("/".join(map(str, parts)).encode()).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def epoch_order(n: int, batch: int, seed: int, epoch: int) -> list[Tensor]:
+    """Index batches of one epoch; an incomplete last batch is left out, unless it is the only one."""
+    order = torch.randperm(n, generator=generator_for(seed, epoch, "order"))
+    batches = list(torch.split(order, batch))
+    return batches[:-1] if len(batches) > 1 and len(batches[-1]) < batch else batches
+
+
+def steps_in_epoch(n: int, batch: int) -> int:
+    """How many batches :func:`epoch_order` gives."""
+    return max(1, n // batch)
+
+
+def one_ahead(make: Callable[[int], T], numbers: Iterable[int]) -> Iterator[T]:
+    """Yield ``make(number)`` in order; the next one is made in a thread of its own while the last one is used."""
+    waiting: Future[T] | None = None
+    with ThreadPoolExecutor(max_workers=1) as pool:
+        for number in numbers:
+            following = pool.submit(make, number)
+            if waiting is not None:
+                yield waiting.result()
+            waiting = following
+        if waiting is not None:
+            yield waiting.result()
+
+
+def prefetches(device: torch.device) -> bool:
+    """Whether batches are made one ahead. Not on a CPU: the thread would only take its cores from the step."""
+    return device.type != "cpu"
+
+
+def augmented_batches(
+    data: TrainingImages, transform: ImageTransform, recipe: Recipe, device: torch.device,
+    *, seed: int, epoch: int, first: int = 0,
+) -> Iterator[tuple[int, dict[str, Tensor]]]:  # fmt: skip
+    """Yield (step, batch) for the steps of ``epoch`` from ``first`` on.
+
+    A batch has ``"pixels"``, ``(B, 3, H, W)``, and ``"labels"``, ``(B,)``, on ``device``.
+    """
+    order = epoch_order(len(data), recipe.batch, seed, epoch)
+
+    def make(step: int) -> dict[str, Tensor]:
+        chosen = order[step]
+        pixels = transform.random_resized_crop(
+            [data.images[i] for i in chosen.tolist()],
+            generator_for(seed, epoch, step),
+            scale=(recipe.crop_scale, 1.0),
+            flip=recipe.flip,
+        )  # (B, 3, H, W)
+        batch = {"pixels": pixels, "labels": data.labels[chosen]}
+        if device.type == "cuda":  # only a copy from pinned memory lets the host go on meanwhile
+            return {name: tensor.pin_memory() for name, tensor in batch.items()}
+        return batch
+
+    steps = range(first, len(order))
+    made = one_ahead(make, steps) if prefetches(device) else map(make, steps)
+    for step, batch in zip(steps, made, strict=True):
+        yield step, {name: tensor.to(device, non_blocking=device.type == "cuda") for name, tensor in batch.items()}

@@ -1,0 +1,251 @@
+"""How much memory training will need, known before it starts, and what to do when that is too much."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from anprompt.clip import Backbone
+from anprompt.errors import UserError
+from anprompt.methods.base import Method
+from anprompt.training.capacity import memory_free, memory_in_use
+from anprompt.training.recipe import Recipe
+from anprompt.training.tracing import LiveBytes, Shape, untouched
+
+GIB = 2**30
+PROBES = (2, 4)  # photos a step that are followed; memory grows in a straight line from there
+SHARE = 0.8  # of the free memory that training may take when no limit is given
+SMALLEST_CHUNK = 32  # classes at a time; fewer save next to nothing and cost time
+WORTH_SAYING = 100 * 2**20  # bytes of activations; a run on a small model needs no word
+
+# What a CPU process holds beyond the tensors that are alive: what the libraries load and keep at the first steps, and
+# holes that the C library leaves between blocks of changing size. Measured on ViT-B/16 with glibc over 3 to 10 steps,
+# (classes, photos) from (50, 4) to (1000, 32), fp32 and bf16: docs/speed.md.
+CPU_FIXED, CPU_HOLES = 80 * 2**20, 0.55
+CUDA_HOLES = 0.1  # blocks that PyTorch's allocator keeps but cannot use; not measured
+
+
+class NotFollowed(Exception):
+    """The losses of a method cannot be followed without numbers."""
+
+
+@dataclass(frozen=True)
+class StepMemory:
+    """Bytes that training takes, on the device that it runs on.
+
+    resident: in use already. state: what the optimiser keeps. activations: the most that is alive at once in a step.
+    overhead: what the libraries take besides.
+    """
+
+    resident: int
+    state: int
+    activations: int
+    overhead: int
+
+    @property
+    def peak(self) -> int:
+        """The most that the process will hold."""
+        return self.resident + self.state + self.activations + self.overhead
+
+
+def estimate_step(method: Method, batch: int, recipe: Recipe | None = None) -> StepMemory:
+    """What one training step of ``batch`` photos will take, without computing it.
+
+    The method's own losses and their gradients are followed with tensors that have shapes only, so the estimate holds
+    for any method, precision and ``backbone.class_chunk``. Nothing is changed: parameters, gradients, what is kept from
+    step to step, random state.
+    recipe: whose optimiser's state is counted.
+
+    Raises :class:`NotFollowed` when the losses want numbers that only a real step has.
+    """
+    if batch <= PROBES[-1]:
+        forward, backward = _follow(method, batch)
+    else:
+        few, more = (_follow(method, n) for n in PROBES)
+        steps = (batch - PROBES[0]) / (PROBES[1] - PROBES[0])
+        forward, backward = (a + round(steps * (b - a)) for a, b in zip(few, more, strict=True))
+    parameters = [p for p in method.parameters() if p.requires_grad]
+    size = sum(p.numel() * p.element_size() for p in parameters)
+    activations = max(forward + size, backward)  # the last step's gradients are there until the backward pass
+    state = 0 if recipe is None else round(size * _state_per_byte(recipe))
+    device = method.backbone.device
+    overhead = CUDA_HOLES * activations if device.type == "cuda" else CPU_FIXED + CPU_HOLES * activations
+    return StepMemory(memory_in_use(device), state, activations, round(overhead))
+
+
+def _follow(method: Method, batch: int) -> tuple[int, int]:
+    """The most bytes alive in the forward pass of a step, and from there to the end of the backward pass."""
+    backbone = method.backbone
+    live = LiveBytes(shapes_only=True, device=backbone.device)
+    stand_ins = [(p, _parameter(p, backbone.device)) for p in method.parameters()]
+    learnable = [new for old, new in stand_ins if old.requires_grad]
+    with untouched(method, stand_ins):
+        backbone.cache = None  # it would look at the pixels
+        try:
+            forward = _run_step(method, batch, learnable, live)
+        except UserError:
+            raise
+        except Exception as error:
+            raise NotFollowed(str(error).strip().partition("\n")[0]) from error
+    live.check_all_gone()
+    return forward, live.peak
+
+
+def _run_step(method: Method, batch: int, learnable: list[Tensor], live: LiveBytes) -> int:
+    """Run losses and gradients under ``live``; the most bytes before the backward pass, whose own stays in ``live``."""
+    side = method.backbone.config.image_size
+    with live, torch.enable_grad():
+        pixels = live.empty(batch, 3, side, side)
+        labels = torch.arange(batch, device=method.backbone.device) % len(method.class_names)
+        loss = method.losses({"pixels": pixels, "labels": labels})["total"]
+        forward, live.peak = live.peak, live.now
+        torch.autograd.grad(loss, learnable, allow_unused=True)
+    return forward
+
+
+def _parameter(parameter: nn.Parameter, device: torch.device) -> Tensor:
+    """What stands for a parameter."""
+    shape = Shape.like(parameter.detach(), device).requires_grad_(parameter.requires_grad)
+    vars(shape)["_is_param"] = True  # what isinstance asks for
+    return shape
+
+
+def _state_per_byte(recipe: Recipe) -> float:
+    """Bytes that the optimiser keeps per byte of parameters, seen on a small one."""
+    one = nn.Parameter(torch.zeros(1024))
+    one.grad = torch.zeros_like(one)
+    optimizer = recipe.make_optimizer([one])
+    optimizer.step()
+    kept = (value for value in optimizer.state[one].values() if isinstance(value, Tensor))
+    return sum(t.numel() * t.element_size() for t in kept) / (one.numel() * one.element_size())
+
+
+# ---- before training starts ------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """What training will take, and how it stays within what it may take.
+
+    step: the estimate with that plan; ``None`` where none could be made, for the reason ``unknown``.
+    limit: bytes that the process may hold; ``None``: nobody knows.
+    class_chunk: how many classes' texts run at a time, or ``None`` for all of them together.
+    """
+
+    step: StepMemory | None
+    limit: int | None
+    class_chunk: int | None
+    unknown: str = ""
+
+    @property
+    def worth_saying(self) -> bool:
+        """Whether it is more than a small run in which all goes its usual way."""
+        return self.step is None or self.step.activations > WORTH_SAYING or self.class_chunk is not None
+
+    def summary(self) -> str:
+        """One line for the user."""
+        if self.step is None:
+            return f"how much memory training needs cannot be told in advance ({self.unknown})"
+        text = f"training will need about {_gib(self.step.peak)} of memory"
+        if self.limit is not None:
+            text += f" of the {_gib(self.limit)} that it may use"
+        if self.class_chunk is not None:
+            text += (
+                f"; to stay within, the texts of {self.class_chunk} classes run at a time and again in the backward "
+                "pass (class chunks), which takes longer"
+            )
+        return text
+
+    def to_json(self) -> dict[str, int | None]:
+        """For the record of a run, in bytes."""
+        return {
+            "estimated_peak": None if self.step is None else self.step.peak,
+            "limit": self.limit,
+            "class_chunk": self.class_chunk,
+        }
+
+    @contextlib.contextmanager
+    def applied(self, backbone: Backbone) -> Iterator[None]:
+        """Run ``backbone`` by this plan inside the block; afterwards as before."""
+        before, backbone.class_chunk = backbone.class_chunk, self.class_chunk
+        try:
+            yield
+        finally:
+            backbone.class_chunk = before
+
+
+def check_limit(memory_gb: Any) -> int | None:
+    """A limit in GiB as bytes; :class:`UserError` if it is not a number above 0."""
+    if memory_gb is None:
+        return None
+    if isinstance(memory_gb, bool) or not isinstance(memory_gb, int | float) or not 0 < memory_gb < math.inf:
+        raise UserError(f"The memory limit must be a number of GiB above 0 (got {memory_gb!r}).")
+    return int(memory_gb * GIB)
+
+
+def plan_memory(method: Method, batch: int, limit: int | None = None, recipe: Recipe | None = None) -> MemoryPlan:
+    """Find out how training in steps of ``batch`` photos stays within ``limit`` bytes.
+
+    limit: of the whole process, or of what it holds on a CUDA device; ``None``: what it holds now and 80 % of what is
+        free. When a step takes more, classes go through the text tower in chunks: half of them at a time, a quarter, …
+        ``backbone.class_chunk``, if set, is where that starts.
+
+    Raises :class:`UserError` if no chunk is small enough.
+    """
+    backbone, classes = method.backbone, len(method.class_names)
+    if limit is None:
+        free = memory_free(backbone.device)
+        limit = None if free is None else memory_in_use(backbone.device) + int(SHARE * free)
+    chunk, before = backbone.class_chunk, backbone.class_chunk
+    tried: list[tuple[int, int]] = []  # (classes at a time, peak)
+    try:
+        while True:
+            step = estimate_step(method, batch, recipe)
+            if limit is None or step.peak <= limit:
+                return MemoryPlan(step, limit, chunk)
+            tried.append((min(chunk or classes, classes), step.peak))
+            following = _next_chunk(tried, limit)
+            if following is None:
+                raise _too_much(method, batch, tried, limit)
+            chunk = backbone.class_chunk = following
+    except NotFollowed as error:
+        return MemoryPlan(None, limit, before, str(error))
+    finally:
+        backbone.class_chunk = before
+
+
+def _next_chunk(tried: list[tuple[int, int]], limit: int) -> int | None:
+    """The next number of classes at a time worth following; ``None`` if no smaller one can help."""
+    last, peak = tried[-1]
+    smaller = [size for k in range(1, last.bit_length()) if (size := (last + (1 << k) - 1) >> k) >= SMALLEST_CHUNK]
+    if not smaller:
+        return None
+    if len(tried) < 2:
+        return smaller[0]
+    per_class = (tried[-2][1] - peak) / (tried[-2][0] - last)  # memory grows in a straight line with the chunk
+    if per_class <= 0:
+        return None
+    return next((size for size in smaller if peak - per_class * (last - size) <= limit), smaller[-1])
+
+
+def _too_much(method: Method, batch: int, tried: list[tuple[int, int]], limit: int) -> UserError:
+    helps = [f"fewer photos a step (--recipe.batch, now {batch})"] if batch > 1 else []
+    if method.backbone.precision == "fp32":
+        helps.append("--recipe.precision bf16")
+    helps.append("a higher --memory-gb, if other programs can do with less")
+    size, peak = min(tried, key=lambda pair: pair[1])
+    chunks = f", even with the texts of {size} classes at a time," if len(tried) > 1 else ""
+    return UserError(
+        f"Training needs about {_gib(peak)} of memory{chunks} but may use {_gib(limit)}. "
+        f"What helps: {', '.join(helps)}."
+    )
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.1f} GiB"
