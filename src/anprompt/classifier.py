@@ -36,7 +36,15 @@ from anprompt.settings import (
     note,
 )
 from anprompt.text import DescriptionBank, fill, read_bank
-from anprompt.training import check_can_compile, kept_precision, read_images, resolve_recipe, train
+from anprompt.training import (
+    check_can_compile,
+    check_limit,
+    kept_precision,
+    plan_memory,
+    read_images,
+    resolve_recipe,
+    train,
+)
 
 Progress = Callable[[str, int, int, dict[str, float]], None]  # (stage, done, total, numbers to show)
 
@@ -57,6 +65,8 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     storage: ``"fp16"`` or ``"fp32"``, the number format that learned tensors are rounded to after training.
     cache: folder (or an ``ActivationCache``) where ``fit`` and ``evaluate`` keep what the frozen lower blocks give for
         a batch of pictures; further runs that show the same batches read it. Same results; ``None``: no cache.
+    memory_gb: GiB that ``fit`` may hold in all, on a GPU what it may hold there; ``None``: 80 % of what is free. With
+        many classes it then takes some at a time, which is slower.
     random_state: seed of everything that is drawn.
 
     After ``fit``: ``classes_`` (names), ``method_``, ``record_`` (settings, data, timings as a document).
@@ -77,6 +87,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         bad_images: str = "stop",
         storage: str = "fp16",
         cache: Any = None,
+        memory_gb: float | None = None,
         device: str = "auto",
         random_state: int = 1,
     ) -> None:
@@ -92,6 +103,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.bad_images = bad_images
         self.storage = storage
         self.cache = cache
+        self.memory_gb = memory_gb
         self.device = device
         self.random_state = random_state
 
@@ -119,7 +131,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         methods.resolve_options(self.method, self.preset, self.options)
         check_settings(self.shots, self.random_state, self.storage)
         shots, seed, device = int(self.shots), int(self.random_state), find_device(self.device)
-        cache = cache_for(self.cache)
+        cache, memory_limit = cache_for(self.cache), check_limit(self.memory_gb)
 
         whole = as_source(data, labels)
         source = whole.subset(self.subset)
@@ -182,15 +194,18 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             "texts_sha256": sha256_json(bank.to_json()),
         }
         prepared = time.perf_counter()
-        result = None
+        result = memory = None
         if method.trainable:
+            memory = plan_memory(method, recipe.batch, memory_limit, recipe)
+            if memory.worth_saying or memory_limit is not None:
+                note(memory.summary())
 
             def report(epoch: int, step: int, steps: int, terms: dict[str, float]) -> None:
                 if progress is not None:
                     shown = {**terms, "epoch": epoch + 1, "rate": recipe.lr_at(epoch)}
                     progress("training", epoch * steps + step + 1, recipe.epochs * steps, shown)
 
-            with caching(cache, backbone):
+            with memory.applied(backbone), caching(cache, backbone):
                 result = train(
                     method, images, recipe, seed=seed, folder=None if folder is None else Path(folder),
                     resume=resume, fingerprint={**settings, "precision": chosen.precision}, report=report,
@@ -229,6 +244,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             timings={"prepare": prepared - began, "train": result.seconds if result else 0.0},
             **({} if cache is None else {"cache": {"hits": cache.hits, "misses": cache.misses}}),
             steps=result.steps if result else 0,
+            **({} if memory is None else {"memory": memory.to_json()}),
         )
         return self
 

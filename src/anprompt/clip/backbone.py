@@ -27,7 +27,10 @@ class Cache(Protocol):
     """Keeps frozen activations of pictures that were seen before."""
 
     def fetch(self, pixels: Tensor, block: int, compute: Callable[[Tensor], Tensor]) -> Tensor:
-        """The input ``(B, 1 + M, D)`` of ``block``, kept or from ``compute(pixels)``."""
+        """The input ``(B, 1 + M, D)`` of ``block``, kept or from ``compute(pixels)``.
+
+        One more than the last block stands for the features ``(B, C)`` that the whole tower gives without prompts.
+        """
         ...
 
 
@@ -177,8 +180,13 @@ class Backbone(nn.Module):
         if frozen and plan.first_block is None:
             teacher = tower.read(out[:, 0])
         elif frozen:
-            with torch.no_grad():
-                teacher = tower.read(read_images(tower, trunk, first, NO_PROMPTS, prompts=False)[:, 0])
+
+            @torch.no_grad()
+            def plain(_: Tensor) -> Tensor:
+                return tower.read(read_images(tower, trunk, first, NO_PROMPTS, prompts=False)[:, 0])
+
+            pixels = pixels.to(self.device)
+            teacher = plain(pixels) if self.cache is None else self.cache.fetch(pixels, tower.depth + 1, plain)
         return ImageFeatures(
             cls=tower.read(out[:, 0]),
             prompts=tower.norm(out[:, 1:]) if prompts and after_cls else None,

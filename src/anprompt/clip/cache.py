@@ -1,8 +1,9 @@
 """Frozen activations kept on disk, for runs that show the same pictures to the same encoder again.
 
-What comes into the first prompted vision block depends on pixels and frozen weights only. Runs of one seed with other
-methods or options see the same training batches, and all runs see the same test batches: all but the first of them can
-read what the lower blocks gave, instead of running these again.
+What comes into the first prompted vision block depends on pixels and frozen weights only, and so do the features
+without prompts that some methods compare with. Runs of one seed with other methods or options see the same training
+batches, and all runs see the same test batches: all but the first of them can read what the frozen blocks gave, instead
+of running these again.
 
 Results are those of a run without a cache, bit by bit. Matrix kernels may round otherwise in a batch of another size or
 on another machine, so a whole batch is one entry, and its key covers everything that bits can depend on: the pixels of
@@ -52,8 +53,8 @@ class ActivationCache:
 
     Args:
         folder: made when there is something to keep. One that holds anything but a cache is refused.
-        limit_bytes: size of all entries together. Up to four processes that write at once stay within; each further one
-            may exceed it by 1/64.
+        limit_bytes: size of all entries together. Processes that write at the same moment may exceed it, each by one
+            entry or 1/64, until the next of them writes.
 
     Raises:
         UserError: the folder is not a cache or cannot be made, or the limit is not positive.
@@ -111,7 +112,7 @@ class ActivationCache:
             backbone.cache = before
 
     def fetch(self, encoder: str, pixels: Tensor, block: int, compute: Callable[[Tensor], Tensor]) -> Tensor:
-        """The input ``(B, 1 + M, D)`` of vision block ``block`` for ``pixels`` ``(B, 3, H, W)``.
+        """The input ``(B, 1 + M, D)`` of vision block ``block`` for ``pixels`` ``(B, 3, H, W)``, as ``Backbone.cache``.
 
         encoder: says which frozen encoder in which precision ``compute`` runs. compute: pixels to activations; called
         for a batch that was not kept. Block 1 is never kept: reading costs what the patch embedding does.

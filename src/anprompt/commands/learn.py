@@ -11,7 +11,8 @@ from anprompt.errors import UserError
 Options = Optional[dict[str, Any]]  # noqa: UP045 - jsonargparse resolves it at run time
 
 CONFIG, RECORD, TRAINING = "config.yaml", "record.json", "training"
-NOT_SETTINGS = ("cache", "cache_limit", "resume", "json")  # options of 'fit' that decide nothing about the adapter
+# Options of "fit" that decide nothing about the adapter.
+NOT_SETTINGS = ("cache", "cache_limit", "memory_gb", "resume", "json")
 CONFIG_HEADING = """\
 # Everything that decided this run, defaults and preset included. It is repeated by
 #     anprompt fit --config THIS_FILE --out ELSEWHERE
@@ -37,6 +38,7 @@ def fit(
     storage: Literal["fp16", "fp32"] = "fp16",
     cache: str | None = None,
     cache_limit: float | None = None,
+    memory_gb: float | None = None,
     device: str = "auto",
     bake: bool = False,
     resume: bool = False,
@@ -62,6 +64,7 @@ def fit(
         storage: number format of the learned tensors in the adapter.
         cache: folder where activations of the frozen lower blocks are kept for other runs that show the same batches.
         cache_limit: largest size of the cache in GiB; default: 10.
+        memory_gb: GiB of memory that training may use in all; default: 80 % of what is free.
         device: auto, cpu, cuda or mps.
         bake: save the smallest form, for prediction only.
         resume: continue an interrupted run in the same folder.
@@ -80,10 +83,12 @@ def fit(
     from anprompt.report import console
     from anprompt.results import write_record
     from anprompt.settings import cache_for
+    from anprompt.training import check_limit
     from anprompt.training.checkpoint import FILE
 
     folder = Path(out)
     _resolve(given, None)  # mistakes in names and values first: they need no data
+    check_limit(memory_gb)
     opened = cache_for(cache, cache_limit)
     if (folder / "adapter.json").exists() and not resume:
         raise UserError(f"'{folder}' already holds an adapter: give another --out, or remove it first.")
@@ -98,7 +103,8 @@ def fit(
                      f"the interrupted run in '{folder}' is started anew; --resume would continue it.")  # fmt: skip
     estimator = PromptClassifier(
         backbone, method, preset=preset, shots=shots, subset=subset, texts=texts, template=template, options=options,
-        recipe=recipe, bad_images=bad_images, storage=storage, cache=opened, device=device, random_state=seed,
+        recipe=recipe, bad_images=bad_images, storage=storage, cache=opened, memory_gb=memory_gb, device=device,
+        random_state=seed,
     )  # fmt: skip
 
     def keep_config() -> None:

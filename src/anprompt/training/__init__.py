@@ -5,6 +5,7 @@ from anprompt.training.compiled import check_can_compile
 from anprompt.training.images import TrainingImages, read_images
 from anprompt.training.interrupt import Interrupted
 from anprompt.training.loop import TrainingResult, train
+from anprompt.training.memory import check_limit, estimate_step, plan_memory
 from anprompt.training.recipe import Recipe, resolve_recipe
 
 __all__ = [
@@ -13,7 +14,10 @@ __all__ = [
     "TrainingImages",
     "TrainingResult",
     "check_can_compile",
+    "check_limit",
+    "estimate_step",
     "kept_precision",
+    "plan_memory",
     "read_images",
     "resolve_recipe",
     "train",

@@ -27,7 +27,7 @@ WORTH_SAYING = 100 * 2**20  # bytes of activations; a run on a small model needs
 # What a CPU process holds beyond the tensors that are alive: what the libraries load and keep at the first steps, and
 # holes that the C library leaves between blocks of changing size. Measured on ViT-B/16 with glibc over 3 to 10 steps,
 # (classes, photos) from (50, 4) to (1000, 32), fp32 and bf16: docs/speed.md.
-CPU_FIXED, CPU_HOLES = 80 * 2**20, 0.55
+CPU_FIXED, CPU_HOLES = 80 * 2**20, 0.45
 CUDA_HOLES = 0.1  # blocks that PyTorch's allocator keeps but cannot use; not measured
 
 

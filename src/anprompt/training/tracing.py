@@ -12,9 +12,9 @@ import gc
 import random
 import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from functools import cache, partial
 from types import FunctionType, MethodType, ModuleType
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -73,6 +73,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.device = device or torch.device("cpu")
         self._alive: dict[int, Any] = {}  # storage -> weak reference that calls back when it goes
         self._true: set[int] = set()  # storages made here that hold numbers
+        self._answers: dict[Any, tuple[Any, Any, torch.dtype]] = {}  # operation and shapes -> what comes out
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -83,18 +84,17 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         else:
             args, kwargs = self._meta(args), self._meta(kwargs)
             given = list(_tensors((args, kwargs)))  # views of weights are no memory of ours either
-            out = self._shapes(func, args, kwargs)
+            out = self._shapes(func, args, kwargs, given)
         for tensor in _tensors(out):
             storage = tensor.untyped_storage()
-            key = storage._cdata
-            if key not in self._alive and all(key != t.untyped_storage()._cdata for t in given):
-                self._count(storage, key)
+            if storage._cdata not in self._alive and not _shares(tensor, given):
+                self._count(storage)
                 if true:
-                    self._true.add(key)
+                    self._true.add(storage._cdata)
         return out
 
-    def _count(self, storage: torch.UntypedStorage, key: int) -> None:
-        size = storage.nbytes()
+    def _count(self, storage: torch.UntypedStorage) -> None:
+        size, key = storage.nbytes(), storage._cdata
         self.now += size
         self.peak = max(self.peak, self.now)
 
@@ -108,7 +108,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def empty(self, *shape: int) -> Tensor:
         """A tensor without numbers that counts as made here."""
         made = Shape.like(torch.empty(*shape, device="meta"), self.device)
-        self._count(made.untyped_storage(), made.untyped_storage()._cdata)
+        self._count(made.untyped_storage())
         return made
 
     def check_all_gone(self) -> None:
@@ -123,7 +123,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _computed(self, func: Any, args: Any, kwargs: Any, given: list[Tensor]) -> bool:
         """Whether an operation is one of the few that are really run."""
         if not given:
-            made = list(_tensors(self._on_meta(func, args, kwargs)))
+            made = list(_tensors(_on_meta(func, args, kwargs)))
             return bool(made) and all(tensor.numel() <= SMALL for tensor in made)
         known = all(
             type(t) is not Shape
@@ -131,43 +131,36 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
             and (not t.is_floating_point() or t.untyped_storage()._cdata in self._true)
             for t in given
         )
-        if not func._schema.is_mutable:
+        if not _about(func).written:
             return known
-        named = [a for a in func._schema.arguments if a.is_write]
-        changed = [value for a, value in zip(func._schema.arguments, args, strict=False) if a.is_write]
-        changed += [kwargs[a.name] for a in named if a.name in kwargs]
+        changed = [args[i] for i in _about(func).written if i < len(args)]
+        changed += [kwargs[name] for name in _about(func).written_names if name in kwargs]
         inside = {t.untyped_storage()._cdata for t in _tensors(changed)}
         if not known:
             self._true -= inside  # numbers that nobody knows went in
         return known and inside <= self._true  # nothing from outside is ever written to
 
-    def _shapes(self, func: Any, args: Any, kwargs: Any) -> Any:
+    def _shapes(self, func: Any, args: Any, kwargs: Any, given: list[Tensor]) -> Any:
         if func is aten._local_scalar_dense.default:
             return torch.ones((), dtype=args[0].dtype).item()
         if func is aten._fused_sdp_choice.default:
             return FLASH if self.device.type == "cpu" else EFFICIENT
         if func is aten._to_copy.default and self._is_no_copy(args[0], kwargs):
             func, kwargs = aten.alias.default, {}
-        return self._claim(self._on_meta(func, args, kwargs))
+        question = func, _described(args), _described(kwargs)
+        if question in self._answers:
+            size, stride, dtype = self._answers[question]
+            return Shape.like(torch.empty_strided(size, stride, dtype=dtype, device="meta"), self.device)
+        out = self._claim(_on_meta(func, args, kwargs))
+        if isinstance(out, Tensor) and not _shares(out, given):
+            self._answers[question] = out.shape, out.stride(), out.dtype
+        return out
 
     @staticmethod
     def _is_no_copy(tensor: Tensor, kwargs: dict[str, Any]) -> bool:
         """Whether only a move to the place is asked for at which ``tensor`` claims to be."""
         there = torch.device(kwargs.get("device") or tensor.device).type == tensor.device.type
         return there and kwargs.get("dtype") in (None, tensor.dtype) and kwargs.get("memory_format") is None
-
-    @staticmethod
-    def _on_meta(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
-        if any(a.name == "device" for a in func._schema.arguments):
-            kwargs = {**kwargs, "device": torch.device("meta"), "pin_memory": None}
-            kwargs = {name: value for name, value in kwargs.items() if name != "pin_memory" or value}
-        if kwargs.get("generator") is not None:
-            kwargs = {**kwargs, "generator": None}
-        Shape.truthful = True
-        try:
-            return func(*args, **kwargs)
-        finally:
-            Shape.truthful = False
 
     def _meta(self, value: Any) -> Any:
         """``value`` with shapes in place of tensors that have numbers."""
@@ -185,6 +178,51 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if isinstance(out, list | tuple):
             return type(out)(self._claim(entry) for entry in out)
         return out
+
+
+class _About(NamedTuple):
+    """What an operation's signature says."""
+
+    written: tuple[int, ...]  # positions of the arguments that it changes
+    written_names: tuple[str, ...]
+    takes_device: bool
+
+
+@cache
+def _about(func: Any) -> _About:
+    arguments = func._schema.arguments
+    written = tuple(i for i, a in enumerate(arguments) if a.is_write)
+    return _About(written, tuple(arguments[i].name for i in written), any(a.name == "device" for a in arguments))
+
+
+def _on_meta(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
+    """The operation on shapes alone."""
+    if _about(func).takes_device:
+        kwargs = {**kwargs, "device": torch.device("meta"), "pin_memory": None}
+    if "generator" in kwargs:
+        kwargs = {**kwargs, "generator": None}
+    Shape.truthful = True
+    try:
+        return func(*args, **kwargs)
+    finally:
+        Shape.truthful = False
+
+
+def _described(value: Any) -> Any:
+    """All that a result's shape can depend on, as a key."""
+    if isinstance(value, Tensor):
+        return value.shape, value.stride(), value.dtype
+    if isinstance(value, list | tuple):
+        return tuple(_described(entry) for entry in value)
+    if isinstance(value, dict):
+        return tuple((key, _described(entry)) for key, entry in value.items())
+    return type(value), value  # 1 and 1.0 give different dtypes
+
+
+def _shares(tensor: Tensor, others: list[Tensor]) -> bool:
+    """Whether ``tensor`` lies in the memory of one of ``others``."""
+    key = tensor.untyped_storage()._cdata
+    return any(key == other.untyped_storage()._cdata for other in others)
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:
