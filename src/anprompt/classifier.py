@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,39 +13,16 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
-from anprompt import methods
-from anprompt.adapter import load_adapter, round_to_storage, save_adapter
-from anprompt.clip.precision import choose_precision
-from anprompt.data import BadImage, DataSource, decode, draw_few_shot, short_classes
+from anprompt.adapter import load_adapter, save_adapter
+from anprompt.data import BadImage, DataSource, decode
 from anprompt.errors import Problems, UserError, unknown_name
-from anprompt.files import sha256_json
+from anprompt.fitting import Progress, prepare
 from anprompt.inference import refuse_bad, stream_logits
 from anprompt.inputs import as_pictures, as_source
-from anprompt.methods import Method, find_preset
-from anprompt.results import evaluate_predictions, make_record
-from anprompt.settings import (
-    bank_for,
-    benchmark_options,
-    cache_for,
-    caching,
-    check_settings,
-    find_device,
-    listed,
-    loaded,
-    note,
-)
-from anprompt.text import DescriptionBank, fill, read_bank
-from anprompt.training import (
-    check_can_compile,
-    check_limit,
-    kept_precision,
-    plan_memory,
-    read_images,
-    resolve_recipe,
-    train,
-)
-
-Progress = Callable[[str, int, int, dict[str, float]], None]  # (stage, done, total, numbers to show)
+from anprompt.methods import Method
+from anprompt.results import evaluate_predictions
+from anprompt.settings import cache_for, caching, find_device, listed, note
+from anprompt.text import DescriptionBank, read_bank
 
 
 class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -123,129 +99,12 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         folder: where the training state is kept, so that an interrupted run can ``resume`` exactly.
         Raises :class:`UserError` for anything wrong with names, data or settings, before training starts.
         """
-        began = time.perf_counter()
-        kind = methods.find(self.method)
-        preset = find_preset(kind, self.preset)
-        preset_name = next(name for name, candidate in kind.presets.items() if candidate is preset)
-        recipe = resolve_recipe(preset.recipe, self.recipe)
-        methods.resolve_options(self.method, self.preset, self.options)
-        check_settings(self.shots, self.random_state, self.storage)
-        shots, seed, device = int(self.shots), int(self.random_state), find_device(self.device)
-        cache, memory_limit = cache_for(self.cache), check_limit(self.memory_gb)
-
-        whole = as_source(data, labels)
-        source = whole.subset(self.subset)
-        options = {**benchmark_options(self.method, preset_name, source.benchmark), **(self.options or {})}
-        bank = bank_for(self.texts, whole)
-        check_can_compile(recipe.compile, device)
-        if recipe.compile != "off" and device.type == "cpu":
-            note("compiling takes minutes and makes a step on a CPU hardly faster (docs/speed.md)")
-        backbone = loaded(self.backbone).to(device)
-        weights_hash = backbone.weights_hash
-        kept = kept_precision(Path(folder)) if folder is not None and resume else None
-        chosen = choose_precision(recipe.precision, backbone, kept)
-        if chosen.why:
-            note(chosen.why)
-        backbone.set_precision(chosen.precision)
-        template = self.template or source.template
-        # Layers outside the tower, a template without a place for the name, names that are too long: known by now.
-        plan = methods.build(self.method, backbone, preset=preset_name, template=template, seed=seed, **options)
-        backbone.tokenizer(fill(template, source.classes))
-
-        training = source.splits.get("train", [])
-        if plan.trainable and not training:
-            raise UserError(f"{source.name} has no training pictures: learn from other data, and evaluate on this.")
-        drawn = draw_few_shot(training, shots, seed)
-        if short := short_classes(training, shots):
-            shown = listed([f"{name} ({count})" for name, count in short.items()])
-            note(f"{len(short)} of {len(source.classes)} classes have fewer than {shots} photos and give all: {shown}")
-
-        def checked(done: int, total: int) -> None:
-            if progress is not None:
-                progress("reading photos", done, total, {})
-
-        images, used, bad = read_images(source, drawn, backbone.transform.crop, self.bad_images, checked)
-        if bad:
-            note(f"{len(bad)} unreadable photos are left out: {listed([str(error) for error in bad])}")
-
-        if "descriptions" in kind.needs:
-            missing = [name for name in source.classes if name not in bank.main]
-            if missing:
-                note(
-                    f"{len(missing)} of {len(source.classes)} classes have no descriptions and use the template "
-                    f"instead: {listed(missing)}"
-                )
-        method = methods.create(
-            self.method, backbone, source.classes, texts=bank, preset=preset_name, template=template,
-            seed=seed, **options,
-        )  # fmt: skip
-        settings = {
-            "method": self.method,
-            "preset": preset_name,
-            "options": vars(method.options),
-            "recipe": asdict(recipe),
-            "seed": seed,
-            "shots": shots,
-            "subset": self.subset,
-            "template": template,
-            "backbone": weights_hash,
-            "data": source.content_hash(used),
-            "texts": bank.source,
-            "texts_sha256": sha256_json(bank.to_json()),
-        }
-        prepared = time.perf_counter()
-        result = memory = None
-        if method.trainable:
-            memory = plan_memory(method, recipe.batch, memory_limit, recipe)
-            if memory.worth_saying or memory_limit is not None:
-                note(memory.summary())
-
-            def report(epoch: int, step: int, steps: int, terms: dict[str, float]) -> None:
-                if progress is not None:
-                    shown = {**terms, "epoch": epoch + 1, "rate": recipe.lr_at(epoch)}
-                    progress("training", epoch * steps + step + 1, recipe.epochs * steps, shown)
-
-            with memory.applied(backbone), caching(cache, backbone):
-                result = train(
-                    method, images, recipe, seed=seed, folder=None if folder is None else Path(folder),
-                    resume=resume, fingerprint={**settings, "precision": chosen.precision}, report=report,
-                )  # fmt: skip
-            round_to_storage(method, self.storage)
-        method.requires_grad_(False)
-        self.method_: Method = method
-        self.about_: dict[str, Any] = {
-            "preset": preset_name,
-            "recipe": asdict(recipe),
-            "precision": backbone.precision,
-            "storage": self.storage,
-            "data": {
-                "name": source.name,
-                "benchmark": source.benchmark,
-                "sha256": settings["data"],
-                "subset": self.subset,
-                "shots": shots,
-                "images": len(used),
-                "own_split": source.own_split,
-                **({"differs": list(source.differs)} if source.differs else {}),
-            },
-            "metrics": {},
-        }
-        self.record_ = make_record(
-            "fit",
-            settings,
-            backbone={"source": backbone.source, "weights_sha256": weights_hash},
-            data=self.about_["data"],
-            classes=list(source.classes),
-            drawn=[source.relative(item) for item in used],
-            decision=method.decision(),
-            precision={"towers": chosen.precision, "speedup": chosen.speedup},
-            parameters=sum(p.numel() for p in method.parameters()),
-            loss=result.history if result else [],
-            timings={"prepare": prepared - began, "train": result.seconds if result else 0.0},
-            **({} if cache is None else {"cache": {"hits": cache.hits, "misses": cache.misses}}),
-            steps=result.steps if result else 0,
-            **({} if memory is None else {"memory": memory.to_json()}),
-        )
+        run = prepare(self, data, labels, folder=Path(folder) if folder is not None else None, resume=resume,
+                      progress=progress)  # fmt: skip
+        run.train(progress)
+        self.method_: Method = run.method
+        self.about_: dict[str, Any] = run.about()
+        self.record_: dict[str, Any] = run.record()
         return self
 
     # ---- prediction ------------------------------------------------------------------------------------------------

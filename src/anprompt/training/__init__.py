@@ -5,11 +5,12 @@ from anprompt.training.compiled import check_can_compile
 from anprompt.training.images import TrainingImages, read_images
 from anprompt.training.interrupt import Interrupted
 from anprompt.training.loop import TrainingResult, train
-from anprompt.training.memory import check_limit, estimate_step, plan_memory
+from anprompt.training.memory import MemoryPlan, check_limit, estimate_step, plan_memory
 from anprompt.training.recipe import Recipe, resolve_recipe
 
 __all__ = [
     "Interrupted",
+    "MemoryPlan",
     "Recipe",
     "TrainingImages",
     "TrainingResult",

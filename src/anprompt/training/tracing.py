@@ -77,13 +77,14 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Sequence[Any] = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        given = list(_tensors((args, kwargs)))
+        given = _tensors(args, kwargs)
         true = not self.shapes_only or self._computed(func, args, kwargs, given)
         if true:
             out = func(*args, **kwargs)
         else:
-            args, kwargs = self._meta(args), self._meta(kwargs)
-            given = list(_tensors((args, kwargs)))  # views of weights are no memory of ours either
+            if any(type(tensor) is not Shape for tensor in given):
+                args, kwargs = self._meta(args), self._meta(kwargs)
+                given = _tensors(args, kwargs)  # views of weights are no memory of ours either
             out = self._shapes(func, args, kwargs, given)
         for tensor in _tensors(out):
             storage = tensor.untyped_storage()
@@ -123,7 +124,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
     def _computed(self, func: Any, args: Any, kwargs: Any, given: list[Tensor]) -> bool:
         """Whether an operation is one of the few that are really run."""
         if not given:
-            made = list(_tensors(_on_meta(func, args, kwargs)))
+            made = _tensors(_on_meta(func, args, kwargs))
             return bool(made) and all(tensor.numel() <= SMALL for tensor in made)
         known = all(
             type(t) is not Shape
@@ -147,6 +148,8 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
             return FLASH if self.device.type == "cpu" else EFFICIENT
         if func is aten._to_copy.default and self._is_no_copy(args[0], kwargs):
             func, kwargs = aten.alias.default, {}
+        if _about(func).keeps_shape:
+            return args[0]
         question = func, _described(args), _described(kwargs)
         if question in self._answers:
             size, stride, dtype = self._answers[question]
@@ -167,7 +170,7 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if isinstance(value, Tensor):
             return value if type(value) is Shape else Shape.like(value, self.device)
         if isinstance(value, list | tuple):
-            return [self._meta(entry) for entry in value] if any(True for _ in _tensors(value)) else value
+            return [self._meta(entry) for entry in value] if _tensors(value) else value
         if isinstance(value, dict):
             return {key: self._meta(entry) for key, entry in value.items()}
         return value
@@ -186,13 +189,16 @@ class _About(NamedTuple):
     written: tuple[int, ...]  # positions of the arguments that it changes
     written_names: tuple[str, ...]
     takes_device: bool
+    keeps_shape: bool  # changes its first argument and returns it, and the shape stays
 
 
 @cache
 def _about(func: Any) -> _About:
     arguments = func._schema.arguments
     written = tuple(i for i, a in enumerate(arguments) if a.is_write)
-    return _About(written, tuple(arguments[i].name for i in written), any(a.name == "device" for a in arguments))
+    keeps = written == (0,) and (torch.Tag.pointwise in func.tags or func is aten.copy_.default)
+    names = tuple(arguments[i].name for i in written)
+    return _About(written, names, any(a.name == "device" for a in arguments), keeps)
 
 
 def _on_meta(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
@@ -225,15 +231,17 @@ def _shares(tensor: Tensor, others: list[Tensor]) -> bool:
     return any(key == other.untyped_storage()._cdata for other in others)
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, list | tuple):
-        for entry in value:
-            yield from _tensors(entry)
-    elif isinstance(value, dict):
-        for entry in value.values():
-            yield from _tensors(entry)
+def _tensors(*values: Any) -> list[Tensor]:
+    """All tensors in ``values`` and the lists, tuples and dicts among them."""
+    found: list[Tensor] = []
+    for value in values:
+        if isinstance(value, Tensor):
+            found.append(value)
+        elif isinstance(value, list | tuple):
+            found += _tensors(*value)
+        elif isinstance(value, dict):
+            found += _tensors(*value.values())
+    return found
 
 
 # ---- leaving no trace ------------------------------------------------------------------------------------------------
