@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -155,7 +156,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         Labels of pictures in memory must be among ``classes_``; ``with_classes(…).evaluate`` takes others.
         Returns ``accuracy``, ``class_mean`` (per cent), ``images``, ``per_class``, ``classes``, ``decision``,
-        ``predictions`` (path, label, prediction, probability) and ``seconds``.
+        ``template``, ``predictions`` (path, label, prediction, probability) and ``seconds``.
         """
         check_is_fitted(self, "method_")
         began = time.perf_counter()
@@ -193,6 +194,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
                      "sha256": source.content_hash(items), "unreadable": len(bad),
                      **({"differs": list(source.differs)} if source.differs else {})},
             "decision": view.method_.decision(),
+            "template": view.method_.template,
             "predictions": rows,
             "seconds": time.perf_counter() - began,
         }  # fmt: skip
@@ -230,7 +232,10 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if missing and "descriptions" in self.method_.needs:
             note(f"{len(missing)} of {len(names)} classes have no descriptions and use the template: {listed(missing)}")
         view = PromptClassifier(**self.get_params(deep=False))
-        view.method_ = self.method_.with_classes(list(names), known)
+        method = copy.copy(self.method_)
+        if source is not None and source.benchmark not in (None, self.about_.get("data", {}).get("benchmark")):
+            method.template = source.template  # as the field does: each published data set is worded in its own way
+        view.method_ = method.with_classes(list(names), known)
         view.about_, view.record_ = self.about_, self.record_
         return view
 

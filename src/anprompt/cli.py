@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from anprompt import __version__
 from anprompt.commands.arguments import Command, parse
+from anprompt.commands.bench import bench, recipes
 from anprompt.commands.check import check
 from anprompt.commands.learn import demo, fit
 from anprompt.commands.look import info, methods
@@ -32,6 +33,8 @@ COMMANDS = {
         Command("evaluate", evaluate, ("adapter", "data")),
         Command("zeroshot", zeroshot, ("data",)),
         Command("check", check, ("data",)),
+        Command("bench", bench),
+        Command("recipes", recipes, ("name?",)),
         Command("info", info, ("path?",)),
         Command("methods", methods, ("name?",)),
     )
@@ -51,6 +54,8 @@ Teach a frozen CLIP-like model your own classes from a few photos each.
   evaluate    accuracy of an adapter on labelled photos
   zeroshot    accuracy of the frozen model without training
   check       look through data before training
+  bench       run a protocol of the field: methods x data sets x seeds
+  recipes     list the training recipes of the methods
   info        versions and machine, or what an adapter or a backbone is
   methods     list the methods, or the options of one
 
@@ -115,7 +120,8 @@ def _guarded(given: list[str]) -> int:
     except Exception as error:
         if type(error).__name__ != "Interrupted":  # importing its class would import torch
             raise
-        again = given if "--resume" in given else [*given, "--resume"]
+        resumes = "resume" in COMMANDS[given[0]].parameters and "--resume" not in given
+        again = [*given, "--resume"] if resumes else given
         sys.stderr.write(f"anprompt: {error}\nContinue with:  anprompt {shlex.join(again)}\n")
         return int(error.code)  # type: ignore[attr-defined]
 

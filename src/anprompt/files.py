@@ -55,6 +55,26 @@ def atomic_path(path: Path) -> Iterator[Path]:
         yield part
 
 
+@contextlib.contextmanager
+def locked(path: Path) -> Iterator[None]:
+    """Keep other processes out of this block for the same ``path``. The lock goes with the process, however it ends.
+
+    Raises :class:`UserError` if another process is in it. Without effect on systems that have no ``flock``.
+    """
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise UserError(f"Another process is at the same run ('{path.stem}'): let it finish.") from None
+        yield  # the file stays: a lock on a removed file would keep nobody out
+
+
 def remove_parts(*paths: Path) -> None:
     """Remove temporary files that a killed process left beside ``paths``."""
     for path in paths:

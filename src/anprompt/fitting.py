@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -178,7 +178,8 @@ def prepare(
     # Layers outside the tower, a template without a place for the name, names that are too long: known by now.
     plan = methods.build(asked.method, backbone, **common)
     backbone.tokenizer(fill(template, source.classes))
-    images, used = _read(source, shots, seed, backbone.transform.crop, asked.bad_images, plan.trainable, progress)
+    drawn = _draw(whole, asked.subset, shots, seed, plan.trainable)
+    images, used = _read(source, drawn, backbone.transform.crop, asked.bad_images, progress)
 
     missing = [name for name in source.classes if name not in bank.main]
     if "descriptions" in kind.needs and missing:
@@ -207,17 +208,24 @@ def prepare(
     )  # fmt: skip
 
 
-def _read(
-    source: DataSource, shots: int, seed: int, crop: int, on_bad: str, needed: bool, progress: Progress | None
-) -> tuple[TrainingImages, list[Item]]:
-    """Draw the training photos and decode them; notes say what is missing or left out."""
-    training = source.splits.get("train", [])
+def _draw(whole: DataSource, subset: str, shots: int, seed: int, needed: bool) -> list[Item]:
+    """The training photos, labelled as in ``subset``. They are drawn from all classes, as the field does: in a list
+    whose classes are mixed, drawing from the base classes alone would give others."""
+    training = whole.splits.get("train", [])
     if needed and not training:
-        raise UserError(f"{source.name} has no training pictures: learn from other data, and evaluate on this.")
-    drawn = draw_few_shot(training, shots, seed)
-    if short := short_classes(training, shots):
+        raise UserError(f"{whole.name} has no training pictures: learn from other data, and evaluate on this.")
+    source = replace(whole, splits={"train": draw_few_shot(training, shots, seed)}).subset(subset)
+    available = whole.subset(subset).splits.get("train", [])
+    if short := short_classes(available, shots):
         shown = listed([f"{name} ({count})" for name, count in short.items()])
         note(f"{len(short)} of {len(source.classes)} classes have fewer than {shots} photos and give all: {shown}")
+    return source.splits["train"]
+
+
+def _read(
+    source: DataSource, drawn: list[Item], crop: int, on_bad: str, progress: Progress | None
+) -> tuple[TrainingImages, list[Item]]:
+    """Decode the training photos; a note says what is left out."""
 
     def checked(done: int, total: int) -> None:
         if progress is not None:
