@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Optional
 
@@ -14,13 +15,12 @@ if TYPE_CHECKING:
     from anprompt.protocols.execute import Done
     from anprompt.protocols.plan import Plan
 
-Protocol = Literal["base-to-new", "cross-dataset", "domain-generalisation", "few-shot", "ablation"]
 Values = Optional[dict[str, Any]]  # noqa: UP045 - jsonargparse resolves it at run time
 GIB, MIB = 2**30, 2**20
 
 
 def bench(
-    protocol: Protocol = "base-to-new",
+    protocol: str = "base-to-new",
     methods: str = "zero-shot,anprompt",
     datasets: str | None = None,
     source: str | None = None,
@@ -53,9 +53,9 @@ def bench(
     interruption. Before anything is trained, all names, data and combinations are checked.
 
     Args:
-        protocol: what is trained on and tested on; see docs/reproduce.md.
+        protocol: base-to-new, cross-dataset, domain-generalisation, few-shot or ablation; see docs/reproduce.md.
         methods: names from 'anprompt methods', separated by commas.
-        datasets: data sets to learn on, or targets of a transfer; as for fit, separated by commas; default: the paper's.
+        datasets: to learn on, or targets of a transfer; each as for fit, separated by commas; default: the paper's.
         source: where cross-dataset and domain-generalisation learn; default: imagenet.
         seeds: separated by commas.
         shots: photos per class, separated by commas; default: those of the recipe.
@@ -90,7 +90,8 @@ def bench(
     from anprompt.protocols import Asked, Bench, declare
     from anprompt.protocols.benchmark import Machines
     from anprompt.protocols.execute import backbone_of
-    from anprompt.protocols.plan import make_plan
+    from anprompt.protocols.plan import make_plan, opened_benchmark
+    from anprompt.protocols.sanity import check_zero_shot, zero_shot_runs
     from anprompt.report import console
 
     if jobs < 1 or (threads is not None and threads < 1):
@@ -102,10 +103,11 @@ def bench(
         _values(vary), ablation,
     )  # fmt: skip
     setting = Bench(backbone, out, data_root, texts, device, cache, cache_limit, discard, threads or _share(jobs))
-    runs = declare(asked)
+    runs = declare(asked, partial(opened_benchmark, data_root=data_root))
     check_writable(Path(out))
     loaded = backbone_of(backbone, device)
     plan = make_plan(runs, setting, loaded.weights_hash)
+    first = make_plan(zero_shot_runs(asked, loaded.source, plan.sources), setting, loaded.weights_hash)
     for difference in dict.fromkeys(text for data in plan.sources.values() for text in data.differs):
         console.note(f"{difference}: results do not compare with published ones.")
     if dry_run:
@@ -118,6 +120,11 @@ def bench(
         )
     else:
         machines = Machines(jobs=jobs)
+    if not unchecked and first.evaluations:
+        console.note("zero-shot first: its accuracy is compared with the published one.")
+        _carry_out(first, setting, machines)
+        check_zero_shot(first.evaluations, Path(out))
+        plan = make_plan(runs, setting, loaded.weights_hash)  # some of it may be done now
     failures = _carry_out(plan, setting, machines)
     return _say_results(asked, plan, setting, failures, json)
 

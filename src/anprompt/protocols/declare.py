@@ -12,13 +12,15 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from anprompt import methods
+from anprompt.data.open import named_benchmark
 from anprompt.errors import Problems, UserError, unknown_name
 from anprompt.methods.count import learnable_numbers
 from anprompt.protocols.recipes import PUBLISHED, ProtocolRecipe, find_recipe
-from anprompt.protocols.runs import PROTOCOLS, Run, Target, short_name
+from anprompt.protocols.runs import PROTOCOLS, Run, Target
 
 ELEVEN = (
     "imagenet", "caltech101", "oxford_pets", "stanford_cars", "oxford_flowers", "food101", "fgvc_aircraft", "sun397",
@@ -48,9 +50,16 @@ class Asked:
     ablation: str | None = None
 
 
-def declare(asked: Asked) -> list[Run]:
-    """The runs of a protocol, in the order in which they are best done: the quick ones of each data set first.
+def named(spec: str) -> str | None:
+    """The benchmark that a specification names, if it is a plain name."""
+    found = named_benchmark(spec)
+    return found.name if found else None
 
+
+def declare(asked: Asked, benchmark_of: Callable[[str], str | None] = named) -> list[Run]:
+    """The runs of a protocol, data set by data set.
+
+    benchmark_of: which published data set a specification of data is, for recipes that treat some in their own way.
     Raises :class:`UserError` that lists every name that does not exist and every combination that makes no sense.
     """
     if asked.protocol not in PROTOCOLS:
@@ -71,7 +80,7 @@ def declare(asked: Asked) -> list[Run]:
         for source, subset, targets in layouts
         for name in asked.methods
     ]
-    return [run for one in plain for run in _runs_of(asked, recipes[one.method], one)]
+    return [run for one in plain for run in _runs_of(asked, recipes[one.method], one, benchmark_of(one.source))]
 
 
 Layout = tuple[str, str, tuple[Target, ...]]  # data to train on, which of its classes, evaluations
@@ -103,12 +112,13 @@ LAYOUTS: Mapping[str, Callable[[Asked], list[Layout]]] = {
 }
 
 
+@cache
 def learns(method: str) -> bool:
     """Whether a result of this method depends on the drawn photos and the seed."""
     return learnable_numbers(method) > 0 or PHOTOS in methods.find(method).needs
 
 
-def _runs_of(asked: Asked, recipe: ProtocolRecipe, run: Run) -> list[Run]:
+def _runs_of(asked: Asked, recipe: ProtocolRecipe, run: Run, benchmark: str | None) -> list[Run]:
     """The run with every number of shots, every seed and every variant."""
     drawn: list[tuple[int, int | None]] = [(0, None)]
     if learns(run.method):
@@ -117,7 +127,7 @@ def _runs_of(asked: Asked, recipe: ProtocolRecipe, run: Run) -> list[Run]:
     for (shots, seed), variant in itertools.product(drawn, _variants(asked.vary or {})):
         varied_options = {name: value for name, value in variant.items() if not name.startswith("recipe.")}
         varied_recipe = {name.removeprefix("recipe."): v for name, v in variant.items() if name.startswith("recipe.")}
-        changes = recipe.resolve(_benchmark_of(run.source), shots)
+        changes = recipe.resolve(benchmark, shots)
         made.append(replace(
             run, shots=shots, seed=seed, preset=changes.preset, options={**changes.options, **varied_options},
             training={**changes.recipe, **varied_recipe}, variant=variant, ablation=asked.ablation,
@@ -128,13 +138,6 @@ def _runs_of(asked: Asked, recipe: ProtocolRecipe, run: Run) -> list[Run]:
 def _variants(vary: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     """Every combination of the values: one empty variant if nothing is varied."""
     return [dict(zip(vary, values, strict=True)) for values in itertools.product(*vary.values())]
-
-
-def _benchmark_of(spec: str) -> str | None:
-    from anprompt.data.open import named_benchmark
-
-    found = named_benchmark(short_name(spec))
-    return found.name if found else None
 
 
 def _check_method(name: str, protocol: str, problems: Problems) -> None:

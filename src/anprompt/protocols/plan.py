@@ -40,6 +40,14 @@ def open_source(spec: str, data_root: str | None) -> DataSource:
     return open_data(spec, data_root=data_root)
 
 
+def opened_benchmark(spec: str, data_root: str | None) -> str | None:
+    """The published data set that a specification turns out to be; ``None`` for other data and for none at all."""
+    try:
+        return open_source(spec, data_root).benchmark
+    except UserError:
+        return None  # make_plan reports it, with all others
+
+
 def make_plan(runs: Sequence[Run], bench: Bench, weights_hash: str) -> Plan:
     """Open all data, resolve all settings, and find what is left to do.
 

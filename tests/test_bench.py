@@ -1,0 +1,174 @@
+"""``anprompt bench`` from the command line: records, resuming, sharing, refusing."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from helpers_cli import Cli, Refused, contents
+
+QUICK = "method: any\nfrom: the tests\n" + "".join(
+    f"{protocol}: {{shots: 2, recipe: {{epochs: 2, batch: 4}}}}\n"
+    for protocol in ("base-to-new", "cross-dataset", "domain-generalisation", "few-shot")
+)
+
+
+@pytest.fixture
+def bench(cli: Cli, small_clip: Path, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """``bench(option, value, …)`` on the four classes of coloured photos, with two epochs; gives the outcome."""
+    monkeypatch.chdir(tmp_path)
+    Path("quick.yaml").write_text(QUICK)
+
+    def run(*more: object) -> Any:
+        return cli("bench", "--backbone", small_clip, "--datasets", photo_folder, "--recipe", "quick.yaml",
+                   "--seeds", "1", "--threads", "1", *more)  # fmt: skip
+
+    return run
+
+
+def records(folder: str = "results") -> dict[str, dict[str, Any]]:
+    """All records by file name without the hash."""
+    return {p.stem[:-9]: json.loads(p.read_text()) for p in sorted(Path(folder, "records").rglob("*.json"))}
+
+
+def lasting(record: dict[str, Any]) -> dict[str, Any]:
+    """A record without times."""
+    fit = {key: value for key, value in record["fit"].items() if key != "seconds"}
+    return {**{key: value for key, value in record.items() if key not in ("created", "seconds")}, "fit": fit}
+
+
+def test_base_to_new_writes_a_record_per_evaluation(bench: Any, small_clip: Path) -> None:
+    code, out, err = bench()
+    assert code == 0, err
+    found = records()
+    assert sorted(found) == ["photos-base", "photos-base-2shots-seed1", "photos-new", "photos-new-2shots-seed1"]
+    tuned = found["photos-new-2shots-seed1"]
+    config = tuned["config"]
+    assert (config["protocol"], config["method"], config["recipe"]) == ("base-to-new", "anprompt", "quick/base-to-new")
+    assert (config["subset"], config["target_subset"], config["shots"], config["seed"]) == ("base", "new", 2, 1)
+    assert config["settings"]["recipe"]["epochs"] == 2
+    assert tuned["images"] == 8
+    assert set(tuned["per_class"]) == {"red square", "white cat"}
+    assert tuned["fit"]["images"] == 4
+    assert tuned["fit"]["steps"] == 2
+    assert tuned["backbone"]["source"] == small_clip.name
+    assert found["photos-base"]["config"]["seed"] is None
+    assert str(small_clip.parent) not in json.dumps(found)
+    assert "photos" in out  # the table
+
+
+def test_what_is_done_is_not_done_again(bench: Any) -> None:
+    bench()
+    before = contents(Path("results"))
+    code, _, err = bench()
+    assert code == 0
+    assert "4 evaluations, 4 of them done already; 0 runs to do" in err
+    assert contents(Path("results")) == before
+
+
+def test_a_missing_or_damaged_record_is_made_again_from_the_adapter(bench: Any) -> None:
+    bench("--methods", "anprompt")
+    first = records()
+    new, base = (next(Path("results/records").rglob(f"photos-{half}-*.json")) for half in ("new", "base"))
+    new.unlink()
+    base.write_text('{"config_sha256": "')
+    code, _, err = bench("--methods", "anprompt")
+    assert code == 0, err
+    assert "training" not in err  # the adapter is there
+    assert {name: lasting(r) for name, r in records().items()} == {name: lasting(r) for name, r in first.items()}
+
+
+def test_processes_give_the_same_records(bench: Any) -> None:
+    bench("--out", "one")
+    code, _, err = bench("--out", "two", "--jobs", "2")
+    assert code == 0, err
+    assert {n: lasting(r) for n, r in records("one").items()} == {n: lasting(r) for n, r in records("two").items()}
+
+
+def test_few_shot_and_discarded_adapters(bench: Any) -> None:
+    code, _, err = bench("--protocol", "few-shot", "--shots", "1,2", "--methods", "anprompt", "--discard")
+    assert code == 0, err
+    assert sorted(records()) == ["photos-all-1shots-seed1", "photos-all-2shots-seed1"]
+    assert not list(Path("results/adapters").iterdir())
+
+
+def test_transfers_train_once(bench: Any, photo_folder: Path) -> None:
+    shutil.copytree(photo_folder, "darker")
+    both = f"{photo_folder},darker"
+    code, _, err = bench("--protocol", "domain-generalisation", "--source", photo_folder, "--datasets", both,
+                         "--methods", "anprompt")  # fmt: skip
+    assert code == 0, err
+    assert sorted(records()) == ["photos-all-2shots-seed1", "photos-darker-all-2shots-seed1"]
+    code, _, err = bench("--protocol", "cross-dataset", "--source", photo_folder, "--datasets", both,
+                         "--methods", "anprompt")  # fmt: skip
+    assert code == 0, err
+    assert "training" not in err
+    assert len(list(Path("results/adapters").iterdir())) == 1
+    assert len(list(Path("results/records").rglob("*.json"))) == 4
+
+
+def test_an_ablation_names_its_variants(bench: Any) -> None:
+    code, _, err = bench("--protocol", "ablation", "--methods", "anprompt", "--vary.alpha", "0.001,0.5",
+                         "--vary.recipe.lr", "0.01", "--ablation", "mine")  # fmt: skip
+    assert code == 0, err
+    found = [json.loads(path.read_text())["config"] for path in Path("results/records").rglob("*.json")]
+    assert sorted(config["variant"]["alpha"] for config in found) == [0.001, 0.001, 0.5, 0.5]
+    assert {config["settings"]["recipe"]["lr"] for config in found} == {0.01}
+    assert {config["ablation"] for config in found} == {"mine"}
+
+
+def test_dry_run_says_time_and_disk_and_writes_nothing(bench: Any) -> None:
+    before = contents(Path())
+    code, out, _ = bench("--dry-run")
+    assert code == 0
+    assert "runs to do         2" in out
+    assert "minutes one after the other" in out
+    assert "disk, kept" in out
+    assert contents(Path()) == before
+    outcome = bench("--dry-run", "--json")
+    assert (outcome.document["runs"], outcome.document["evaluations"], outcome.document["done"]) == (2, 4, 0)
+    assert outcome.document["seconds"] > 0
+    assert outcome.document["bytes_kept"] > 0
+
+
+def test_one_failing_run_does_not_stop_the_others(bench: Any) -> None:
+    Path("quick.yaml").write_text(QUICK.replace("epochs: 2", "lr: 1.0e+30, warmup_epochs: 0, epochs: 2"))
+    code, _, err = bench("--methods", "anprompt,zero-shot")
+    assert code == 2
+    assert "Training stopped" in err
+    assert "Traceback" not in err
+    assert sorted(records()) == ["photos-base", "photos-new"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "part"),
+    [
+        (["--methods", "anpromt"], "Did you mean 'anprompt'?"),
+        (["--datasets", "nowhere"], "There is no 'nowhere'"),
+        (["--seeds", "1,two"], "--seeds takes whole numbers, separated by commas: 'two' is none"),
+        (["--jobs", "0"], "--jobs and --threads must be at least 1"),
+        (["--executor", "ray", "--jobs", "2"], "--jobs is for this machine"),
+        (["--protocol", "few-shots"], "Did you mean 'few-shot'?"),
+        (["--protocol", "ablation", "--vary.alhpa", "1", "--methods", "anprompt"], "Did you mean 'alpha'?"),
+        (["--protocol", "domain-generalisation", "--source", "toyworld:photo"], "has classes that"),
+    ],
+)
+def test_mistakes_are_found_before_anything_is_trained(
+    refused: Refused, small_clip: Path, photo_folder: Path, arguments: list[str], part: str
+) -> None:
+    given = ["--datasets", photo_folder] if "--datasets" not in arguments else []
+    assert part in refused("bench", "--backbone", small_clip, *given, *arguments)
+
+
+def test_recipes_are_listed_and_shown(cli: Cli) -> None:
+    code, out, _ = cli("recipes")
+    assert code == 0
+    assert "matched" in out
+    assert "anprompt" in out
+    assert "epochs: 10" in cli("recipes", "anprompt").out
+    assert cli("recipes", "anprompt", "--json").document["anprompt"]["protocols"]["base-to-new"]["shots"] == [16]
+    assert "Did you mean 'matched'?" in cli("recipes", "match").err

@@ -1,0 +1,99 @@
+"""Recipes as YAML: all that are shipped can be used, matched ones give one budget, mistakes are named."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from anprompt import methods
+from anprompt.errors import UserError
+from anprompt.protocols.recipes import FOLDER, RUNNABLE, find_recipe, read_recipes, shipped
+from anprompt.training import resolve_recipe
+
+
+def test_every_method_has_recipes_and_every_file_can_be_used() -> None:
+    files = {file.stem: read_recipes(file) for file in shipped()}
+    assert {method.name for method in methods.available()} <= files.keys()
+    for stem, recipes in files.items():
+        assert recipes.source, f"{stem} does not say where its numbers are from"
+        assert recipes.method in ("any", stem)
+        assert recipes.protocols
+
+
+@pytest.mark.parametrize("protocol", RUNNABLE)
+def test_the_matched_recipe_gives_one_budget(protocol: str) -> None:
+    budgets = set()
+    for method in methods.available():
+        if protocol not in read_recipes(FOLDER / f"{method.name}.yaml").protocols:
+            continue
+        recipe = find_recipe(method.name, protocol, "matched")
+        assert recipe.name == f"matched/{protocol}"
+        for data in (None, "imagenet", "eurosat"):
+            changes = recipe.resolve(data, 16)
+            full = resolve_recipe(methods.find_preset(method, changes.preset).recipe, changes.recipe)
+            budgets.add((data == "imagenet", full.epochs, full.batch, full.crop_scale, full.flip, full.schedule))
+    assert len(budgets) <= 2  # ImageNet's and that of all others
+
+
+def test_layers_of_a_recipe_lie_on_each_other(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text(
+        "method: anprompt\nfrom: here\nfew-shot:\n  shots: [2, 4]\n  options: {alpha: 0.5}\n"
+        "  recipe: {epochs: 7, batch: 3}\n  by-shots: {2: {recipe: {epochs: 9, lr: 0.1}}}\n"
+        "  data: {EuroSAT: {recipe: {epochs: 11}, options: {theta: 0.2}}}\n"
+    )
+    recipe = find_recipe("anprompt", "few-shot", str(file))
+    assert (recipe.name, recipe.source, recipe.shots) == ("own/few-shot", "here", (2, 4))
+    assert recipe.resolve(None, 4).recipe == {"epochs": 7, "batch": 3}
+    assert recipe.resolve(None, 2).recipe == {"epochs": 9, "batch": 3, "lr": 0.1}
+    assert recipe.resolve("eurosat", 2).recipe == {"epochs": 11, "batch": 3, "lr": 0.1}
+    assert recipe.resolve("eurosat", 2).options == {"alpha": 0.5, "theta": 0.2}
+
+
+def test_a_recipe_for_any_method_keeps_what_is_the_methods_own(tmp_path: Path) -> None:
+    file = tmp_path / "quick.yaml"
+    file.write_text("method: any\nfrom: here\ncross-dataset: {recipe: {epochs: 2}}\n")
+    changes = find_recipe("anprompt", "cross-dataset", str(file)).resolve("imagenet", 16)
+    assert changes.options == {"sim_weight": 0.2}
+    assert changes.recipe["epochs"] == 2
+    assert changes.recipe["lr"] == 0.001
+
+
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ("- a\n", ["must name its method"]),
+        ("method: [\n", ["Cannot read the recipe"]),
+        ("method: anpromt\n", ["Did you mean 'anprompt'?"]),
+        ("method: anprompt\nbase-to-nwe: {}\n", ["'base-to-nwe' is no protocol. Did you mean 'base-to-new'?"]),
+        ("method: anprompt\nfew-shot: 5\n", ["few-shot: must hold entries"]),
+        (
+            "method: anprompt\nfew-shot: {shot: 5, shots: [0], options: {alhpa: 1}, data: {eurosta: {}}, recipe: 1}\n",
+            ["unknown entry 'shot'. Did you mean 'shots'?", "shots must be a whole number above 0", "must hold entries",
+             "Did you mean 'eurosat'?"],
+        ),
+        (
+            "method: anprompt\nfew-shot: {options: {alhpa: 1}, by-shots: {two: {}}}\n",
+            ["'alhpa'. Did you mean 'alpha'?", "by-shots takes numbers of shots (got 'two')"],
+        ),
+        ("method: anprompt\nfew-shot: {recipe: {epocs: 1}}\n", ["'epocs'. Did you mean 'epochs'?"]),
+        ("method: any\nfew-shot: {options: {alpha: 1}}\n", ["options and presets belong to one method"]),
+    ],
+)  # fmt: skip
+def test_mistakes_are_named(tmp_path: Path, text: str, parts: list[str]) -> None:
+    file = tmp_path / "wrong.yaml"
+    file.write_text(text)
+    with pytest.raises(UserError) as error:
+        read_recipes(file)
+    for part in parts:
+        assert part in str(error.value)
+
+
+def test_a_recipe_of_another_method_or_protocol_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("method: zero-shot\nfrom: here\nfew-shot: {}\n")
+    with pytest.raises(UserError, match="is for method 'zero-shot', not 'anprompt'"):
+        find_recipe("anprompt", "few-shot", str(file))
+    with pytest.raises(UserError, match=r"has no recipe of 'zero-shot' for base-to-new; it has: few-shot"):
+        find_recipe("zero-shot", "base-to-new", str(file))
