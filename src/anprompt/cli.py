@@ -19,6 +19,7 @@ from anprompt.commands.arguments import Command, parse
 from anprompt.commands.check import check
 from anprompt.commands.learn import demo, fit
 from anprompt.commands.look import info, methods
+from anprompt.commands.tabulate import table
 from anprompt.commands.usage import help_page
 from anprompt.commands.use import evaluate, predict, zeroshot
 from anprompt.errors import UserError, did_you_mean
@@ -34,6 +35,7 @@ COMMANDS = {
         Command("check", check, ("data",)),
         Command("info", info, ("path?",)),
         Command("methods", methods, ("name?",)),
+        Command("table", table, ("name",)),
     )
 }
 
@@ -53,6 +55,7 @@ Teach a frozen CLIP-like model your own classes from a few photos each.
   check       look through data before training
   info        versions and machine, or what an adapter or a backbone is
   methods     list the methods, or the options of one
+  table       a table or figure of the paper from benchmark results
 
   --version   print the version
   --help      print this

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 
 from anprompt.results.collect import Result
 from anprompt.results.grid import Grid, Line, Scope, average, title_of
-from anprompt.results.paper import AVERAGE, SHOTS, eleven, is_papers_backbone, paper_cells, paper_tables
+from anprompt.results.paper import AVERAGE, LARGEST_EFFECT, SHOTS, eleven, is_papers_backbone, paper_cells, paper_tables
 
 MANY = 12  # missing runs that are named one by one
 
@@ -95,8 +95,9 @@ def _paper_averages(grid: Grid, common: Sequence[str], scope: Scope) -> str:
     if scope.ablation is not None:
         same = set(common) == eleven()
         return "" if same else "The paper's values are averages over its eleven data sets: no difference is shown."
-    computed = any(set(paper_cells(scope.protocol, line.method)) - {AVERAGE, scope.source} for line in grid.lines)
-    if len(common) < 2 or not computed:
+    own = [set(paper_cells(scope.protocol, line.method)) - {AVERAGE, scope.source} for line in grid.lines]
+    printed = all(not cells or (cells == set(common) and LARGEST_EFFECT not in cells) for cells in own)
+    if len(common) < 2 or printed:
         return ""
     return "The paper's averages over fewer data sets than its own are computed from its cells."
 

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
-import re
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from anprompt.results.grid import Value
 from anprompt.results.tables import Cell, Column, Row, Table
@@ -163,4 +162,8 @@ def _spans(columns: Sequence[Column]) -> list[tuple[str, int, int]]:
     return spans
 
 
-RENDERERS: dict[str, Callable[[Table], str]] = {"markdown": markdown, "csv": comma_separated, "latex": latex}
+def render(table: Table, shape: str, width: int = 100, styled: bool = False) -> str:
+    """The table in one of :data:`FORMATS`; ``width`` and ``styled`` are the terminal's."""
+    if shape == "terminal":
+        return terminal(table, width, styled)
+    return {"markdown": markdown, "csv": comma_separated, "latex": latex}[shape](table)

@@ -10,7 +10,7 @@ IV–XI ablations of ANPrompt; any other ablation by its own name
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from anprompt.results.collect import Result
@@ -26,10 +26,18 @@ from anprompt.results.grid import (
     title_of,
 )
 from anprompt.results.notes import notes_under
-from anprompt.results.paper import AVERAGE, Cells, ablation_cells, eleven, paper_average, paper_cells, paper_tables
+from anprompt.results.paper import (
+    AVERAGE,
+    LARGEST_EFFECT,
+    Cells,
+    ablation_cells,
+    eleven,
+    paper_average,
+    paper_cells,
+    paper_tables,
+)
 
 HEADS = {"accuracy": "accuracy", "base": "base", "new": "new", "hm": "HM"}
-LARGEST_EFFECT = "eurosat"  # averages are also shown without it: it alone decides many rankings
 Kind = Literal["count", "value", "paper", "difference"]
 Cell = Value | float | str | None
 
@@ -65,8 +73,13 @@ class Table:
     columns: tuple[Column, ...]
     rows: tuple[Row, ...]
     notes: tuple[str, ...]
+    scope: Scope
     grid: Grid
-    measure: str  # the one that methods are compared by
+    measures: tuple[str, ...]
+
+    def with_notes(self, *notes: str) -> Table:
+        """The same table with further notes, the first ones."""
+        return replace(self, notes=(*notes, *self.notes))
 
     def to_json(self) -> dict[str, Any]:
         """A JSON document with all digits."""
@@ -119,8 +132,9 @@ def build_table(name: str, scope: Scope, results: Sequence[Result], left_out: Se
         columns=tuple(columns),
         rows=tuple(rows),
         notes=(*notes_under(scope, results, grid, common, beside), *left_out),
+        scope=scope,
         grid=grid,
-        measure=measures[-1],
+        measures=tuple(measures),
     )
 
 
