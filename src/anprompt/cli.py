@@ -20,6 +20,7 @@ from anprompt.commands.bench import bench, recipes
 from anprompt.commands.check import check
 from anprompt.commands.learn import demo, fit
 from anprompt.commands.look import info, methods
+from anprompt.commands.tabulate import table
 from anprompt.commands.usage import help_page
 from anprompt.commands.use import evaluate, predict, zeroshot
 from anprompt.errors import UserError, did_you_mean
@@ -37,6 +38,7 @@ COMMANDS = {
         Command("recipes", recipes, ("name?",)),
         Command("info", info, ("path?",)),
         Command("methods", methods, ("name?",)),
+        Command("table", table, ("name",)),
     )
 }
 
@@ -58,6 +60,7 @@ Teach a frozen CLIP-like model your own classes from a few photos each.
   recipes     list the training recipes of the methods
   info        versions and machine, or what an adapter or a backbone is
   methods     list the methods, or the options of one
+  table       a table or figure of the paper from benchmark results
 
   --version   print the version
   --help      print this

@@ -10,9 +10,11 @@ from typing import Literal, get_args, get_origin
 from anprompt.commands.arguments import Command, as_option, is_switch, value_type
 
 COLUMN = 24  # where explanations start
-PLACEHOLDERS = {
+PLACEHOLDERS = {  # by parameter, or by command and parameter where a command differs
     "out": "FOLDER", "data_root": "FOLDER", "texts": "PATH", "csv": "FILE", "record": "FILE", "classes_file": "FILE",
     "classes": "A,B,C", "method": "NAME", "preset": "NAME", "backbone": "MODEL", "split": "NAME", "device": "NAME",
+    "results": "FOLDER", "methods": "A,B,C", "datasets": "A,B,C", "compare": "A,B", "source": "DATA", "figure": "FILE",
+    "table out": "FILE",
 }  # fmt: skip
 
 
@@ -41,21 +43,23 @@ def help_page(command: Command) -> str:
     for name, parameter in command.parameters.items():
         if name not in command.operands:
             default = "" if parameter.default in (None, False) else f" [{parameter.default}]"
-            lines += _entry(_flag(name, value_type(command, name), parameter), help_of[name] + default, width)
+            lines += _entry(_flag(command, name, parameter), help_of[name] + default, width)
     lines += _entry("--config FILE", "YAML file with any of these options; the command line wins over it", width)
     if examples:
         lines += ["", "examples:", *(f"  {line.strip()}" for line in examples.splitlines())]
     return "\n".join(lines) + "\n"
 
 
-def _flag(name: str, kind: object, parameter: inspect.Parameter) -> str:
+def _flag(command: Command, name: str, parameter: inspect.Parameter) -> str:
+    kind = value_type(command, name)
     if is_switch(parameter):
         return as_option(name)
     if get_origin(kind) is Literal:
         return f"{as_option(name)} {'|'.join(get_args(kind))}"
     if get_origin(kind) is dict:
         return f"{as_option(name)}.NAME VALUE"
-    return f"{as_option(name)} {'N' if kind is int else PLACEHOLDERS.get(name, 'TEXT')}"
+    placeholder = PLACEHOLDERS.get(f"{command.name} {name}") or PLACEHOLDERS.get(name, "TEXT")
+    return f"{as_option(name)} {'N' if kind is int else placeholder}"
 
 
 def _entry(flag: str, text: str, width: int) -> list[str]:

@@ -59,6 +59,13 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], num
     say("\n".join(line.rstrip() for line in printed.get().splitlines()) + "\n")
 
 
+def width_and_style() -> tuple[int, bool]:
+    """The terminal's columns and whether it shows bold; 100 and no for files and pipes."""
+    if not sys.stdout.isatty():
+        return int(os.environ.get("COLUMNS", 100)), False
+    return Console().width, not Console().is_dumb_terminal
+
+
 def facts(pairs: Iterable[tuple[str, Any]]) -> None:
     """Print ``name   value`` lines to stdout; lists are joined, ``None`` is shown as a dash."""
     shown = [(name, ", ".join(map(str, value)) if isinstance(value, list) else value) for name, value in pairs]
