@@ -61,7 +61,7 @@ def bench(
         shots: photos per class, separated by commas; default: those of the recipe.
         recipe: 'published' (each method's own), 'matched' (one budget for all), or a YAML file; 'anprompt recipes'.
         vary: values for an ablation, e.g. --vary.alpha 0.001,0.01 or --vary.recipe.lr 0.001,0.01; all combinations run.
-        ablation: what tables call the ablation, e.g. VI for the paper's.
+        ablation: what tables call the ablation, e.g. VI for the paper's; default: the names of what is varied.
         backbone: 'miniature', a hub id, a folder, or an OpenAI .pt file.
         data_root: folder that holds the benchmark data sets.
         texts: JSON file with descriptions of the classes, or folder of such files.
@@ -88,7 +88,7 @@ def bench(
     """
     from anprompt.files import check_writable
     from anprompt.protocols import Asked, Bench, declare
-    from anprompt.protocols.benchmark import Machines
+    from anprompt.protocols.benchmark import Failures, Machines
     from anprompt.protocols.execute import backbone_of
     from anprompt.protocols.plan import make_plan, opened_benchmark
     from anprompt.protocols.sanity import check_zero_shot, zero_shot_runs
@@ -98,9 +98,10 @@ def bench(
         raise UserError(f"--jobs and --threads must be at least 1 (got {jobs} and {threads}).")
     if executor == "ray" and jobs != 1:
         raise UserError("--jobs is for this machine; on a Ray cluster as many runs go on as it has room for.")
+    varied = _values(vary)
     asked = Asked(
         protocol, _names(methods), _names(datasets), source, _numbers("seeds", seeds), _numbers("shots", shots), recipe,
-        _values(vary), ablation,
+        varied, ablation or " × ".join(varied) or None,
     )  # fmt: skip
     setting = Bench(backbone, out, data_root, texts, device, cache, cache_limit, discard, threads or _share(jobs))
     runs = declare(asked, partial(opened_benchmark, data_root=data_root))
@@ -125,7 +126,7 @@ def bench(
         _carry_out(first, setting, machines)
         check_zero_shot(first.evaluations, Path(out))
         plan = make_plan(runs, setting, loaded.weights_hash)  # some of it may be done now
-    failures = _carry_out(plan, setting, machines)
+    failures = _carry_out(plan, setting, machines) if plan.tasks else Failures()
     return _say_results(asked, plan, setting, failures, json)
 
 
@@ -234,10 +235,22 @@ def _size(count: int) -> str:
 def _say_results(asked: Asked, plan: Plan, setting: Bench, failures: Failures, json: bool) -> int:
     """Print the table of the protocol, then what failed."""
     from anprompt.report import console
+    from anprompt.results.collect import read_results
+    from anprompt.results.render import render
+    from anprompt.results.select import find_table, select
+    from anprompt.results.tables import build_table
 
-    records = [str(Path(setting.out) / evaluation.file) for evaluation in plan.evaluations]
+    files = [Path(setting.out) / evaluation.file for evaluation in plan.evaluations]
+    there = [file for file in files if file.exists()]
     if json:
-        console.print_json({"records": records, "failed": failures.wrong + failures.faults})
+        failed = failures.wrong + failures.faults
+        console.print_json({"records": [str(file) for file in there], "failed": failed})
+    elif there:
+        collected = read_results(*there)
+        scope = find_table(asked.ablation or asked.protocol, collected.results)
+        scope, chosen = select(scope, collected.results, Path(setting.out))
+        made = build_table(asked.ablation or asked.protocol, scope, chosen, collected.notes)
+        console.say(render(made, "terminal", *console.width_and_style()).rstrip("\n"))
     for text in (*failures.wrong, *failures.faults):
         console.note(f"failed: {text}")
     return 1 if failures.faults else 2 if failures.wrong else 0

@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from anprompt.files import sha256_json
+from anprompt.results.collect import PROTOCOLS
 
-PROTOCOLS = ("base-to-new", "cross-dataset", "domain-generalisation", "few-shot", "ablation")
+__all__ = ["PROTOCOLS", "Bench", "Evaluation", "Run", "Target", "Task", "data_of", "short_name"]
 
 
 def short_name(spec: str) -> str:
