@@ -6,6 +6,7 @@ else
 endif
 STAMP := $(BIN)/.anprompt-installed
 SEEDS ?= 1
+WORKERS ?= 2
 
 .PHONY: demo test quality bench clean
 
@@ -18,7 +19,7 @@ demo: $(STAMP)  ## zero-shot and ANPrompt on the packaged toy world; SEEDS=3 for
 	$(BIN)/anprompt demo --seeds $(SEEDS)
 
 test: $(STAMP)  ## everything but the slow tests; 'make test ARGS="-m slow"' runs those
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
 
 quality: $(STAMP)  ## style and types
 	$(BIN)/ruff check src tests tools benchmarks
