@@ -52,7 +52,7 @@ def torch_threads(task: int) -> int:
 
 
 def die_until(task: tuple[str, Path, int, int]) -> str:
-    """``(name, folder, deaths, signal)``: the first ``deaths`` calls kill their process, by exit code 3 for signal 0."""
+    """``(name, folder, deaths, signal)``: the first ``deaths`` calls kill their process; signal 0: exit code 3."""
     name, folder, deaths, number = task
     calls = len(list(folder.glob(f"{name}.*")))
     (folder / f"{name}.{calls}").touch()

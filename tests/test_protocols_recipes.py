@@ -7,8 +7,12 @@ from pathlib import Path
 import pytest
 
 from anprompt import methods
+from anprompt.cli import COMMANDS
+from anprompt.commands.arguments import parse
 from anprompt.errors import UserError
+from anprompt.protocols import Asked, declare
 from anprompt.protocols.recipes import FOLDER, RUNNABLE, find_recipe, read_recipes, shipped
+from anprompt.results.paper import ablation_row, paper_tables
 from anprompt.training import resolve_recipe
 
 
@@ -97,3 +101,16 @@ def test_a_recipe_of_another_method_or_protocol_is_refused(tmp_path: Path) -> No
         find_recipe("anprompt", "few-shot", str(file))
     with pytest.raises(UserError, match=r"has no recipe of 'zero-shot' for base-to-new; it has: few-shot"):
         find_recipe("zero-shot", "base-to-new", str(file))
+
+
+def test_the_papers_ablations_cover_all_of_its_rows() -> None:
+    files = {file.stem.removeprefix("ablation-"): file for file in sorted(FOLDER.glob("ablation-*.yaml"))}
+    assert files.keys() == paper_tables()["ablations"].keys()
+    for name, file in files.items():
+        given = parse(COMMANDS["bench"], ["--config", str(file)])
+        runs = declare(Asked(given["protocol"], [given["methods"]], ["dtd"], seeds=[1], vary=given["vary"]))
+        for run in runs:
+            methods.resolve_options(run.method, run.preset, dict(run.options))
+        rows = {ablation_row(name, run.variant) for run in runs}
+        assert rows >= set(range(len(paper_tables()["ablations"][name]["rows"])))
+        assert given["ablation"] == name

@@ -54,8 +54,8 @@ class ProtocolRecipe:
 
 
 def shipped() -> list[Path]:
-    """The recipe files of this package, by name."""
-    return sorted(FOLDER.glob("*.yaml"))
+    """The recipe files of this package, by name; ``ablation-*.yaml`` beside them are options of ``anprompt bench``."""
+    return [file for file in sorted(FOLDER.glob("*.yaml")) if not file.stem.startswith("ablation-")]
 
 
 def find_recipe(method: str, protocol: str, which: str = PUBLISHED) -> ProtocolRecipe:
