@@ -27,7 +27,7 @@ def table(
     out: str | None = None,
     json: bool = False,
 ) -> int:
-    """A table of the paper from benchmark results: mean and spread over seeds, best marked, the paper's values beside.
+    """A table of the paper from benchmark results: means and spreads, the best marked, the paper's values beside them.
 
     Args:
         name: I, II, III, IV to XI, 6 (few-shot), the name of a protocol, or of an ablation of your own.

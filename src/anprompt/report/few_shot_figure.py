@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,8 +18,9 @@ if TYPE_CHECKING:
 # Okabe and Ito's colours, which colour-blind people tell apart, from dark to light; with markers and dashes for grey.
 STYLES = [
     ("#000000", "o", "-"), ("#0072B2", "s", "--"), ("#D55E00", "^", "-."), ("#009E73", "D", ":"),
-    ("#CC79A7", "v", "-"), ("#E69F00", "P", "--"), ("#56B4E9", "X", "-."), ("#777777", "*", ":"),
+    ("#CC79A7", "v", "-"), ("#E69F00", "P", "--"), ("#56B4E9", "X", "-."),
 ]  # fmt: skip
+UNTRAINED = ("#777777", "*", "--")
 COLUMNS, PANEL = 4, (2.9, 2.5)  # panels in a row, and the size of one in inches
 SUFFIXES = (".png", ".svg")
 PLAIN: dict[Any, Any] = {
@@ -43,7 +45,7 @@ def save_few_shot_figure(table: Table, path: Path) -> tuple[Path, Path]:
     """Draw a few-shot table and write it as PNG and SVG; return both files.
 
     Lines are means over seeds, bands are one standard deviation to each side. Rows that need no shots, such as
-    zero-shot, are a point at 0 and a thin line across.
+    zero-shot, are a point at 0 and a thin dashed line across.
     """
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -69,7 +71,13 @@ def save_few_shot_figure(table: Table, path: Path) -> tuple[Path, Path]:
                 axes.set_xlabel("training photos per class", fontsize=9)
         handles = {str(line.get_label()): line for axes in figure.axes for line in axes.lines if line.get_gid()}
         legend = [handles[label] for label in styles if label in handles]
-        figure.legend(handles=legend, loc="outside lower center", ncols=min(len(legend), 5), frameon=False, fontsize=9)
+        figure.legend(
+            handles=legend,
+            loc="outside lower center",
+            ncols=min(len(legend), 2 * across + 1),
+            frameon=False,
+            fontsize=9,
+        )
         with atomic_paths(*files) as (png, svg):
             figure.savefig(png, format="png", dpi=200)
             figure.savefig(svg, format="svg", metadata={"Date": None})
@@ -78,8 +86,10 @@ def save_few_shot_figure(table: Table, path: Path) -> tuple[Path, Path]:
 
 def _styles(table: Table) -> dict[str, tuple[str, str, str]]:
     """A style for each line; the last one, in the paper's order ANPrompt, is the most visible."""
-    labels = [line.label for line in table.grid.lines]
-    return {label: STYLES[i % len(STYLES)] for i, label in enumerate(reversed(labels))}
+    trained = {row.label for row in table.rows for shots in row.cells if shots in table.measures and shots != "0"}
+    labels = [line.label for line in reversed(table.grid.lines)]
+    styles = dict(zip((label for label in labels if label in trained), itertools.cycle(STYLES), strict=False))
+    return {label: styles.get(label, UNTRAINED) for label in labels}
 
 
 def place(shots: str) -> float:

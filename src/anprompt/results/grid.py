@@ -184,22 +184,21 @@ def _short(trait: str, others: Collection[str], method: str) -> str:
 
 
 def ablation_options(results: Iterable[Result], name: str) -> list[str]:
-    """The options that an ablation varies, the paper's first."""
-    return list(dict.fromkeys(option for result in results for option in ablation_values(name, result.variant)))
+    """The options that an ablation varies: the paper's in its order, then others."""
+    papers = list(ablation_values(name, {}))
+    return [*papers, *sorted({option for result in results for option in result.variant} - set(papers))]
 
 
 def _ablation_lines(results: Sequence[Result], name: str) -> dict[str, Line]:
     """Each result's line: the values of the options that vary; the method too if there are several."""
-    options = sorted(
-        ablation_options(results, name), key=lambda option: (option not in ablation_values(name, {}), option)
-    )
+    options = ablation_options(results, name)
     several = len({result.method for result in results}) > 1
     lines = {}
     for result in results:
         values = ablation_values(name, result.variant)
         label = " / ".join(shown(values[option]) if option in values else "as in the recipe" for option in options)
         label = f"{result.method}: {label}" if several else label
-        lines[result.identity] = Line(label, result.method, result.variant)
+        lines[result.identity] = Line(label or "as in the recipe", result.method, result.variant)
     return lines
 
 

@@ -109,7 +109,7 @@ def comma_separated(table: Table) -> str:
 
 
 def _plain(part: float | str | None) -> str:
-    return "" if part is None else part if isinstance(part, str) else f"{part:.4f}"
+    return "" if part is None else part if isinstance(part, str) else f"{round(part, 4) + 0.0:.4f}"
 
 
 LATEX = {

@@ -206,7 +206,7 @@ def _rows(grid: Grid, block: Block, measures: Sequence[str], paper: Mapping[str,
     rows = []
     for line in (line for line in grid.lines if line.label in values):
         printed, compares = _printed(grid, block, paper[line.label], scope)
-        cells: dict[str, Cell] = {"seeds": _count(grid, block, line, measures[-1]), **values[line.label]}
+        cells: dict[str, Cell] = {"seeds": _count(grid, block, line, measures), **values[line.label]}
         for measure, ours in values[line.label].items():
             theirs = cells[f"paper_{measure}"] = printed.get(measure)
             if theirs is not None and compares:
@@ -244,9 +244,10 @@ def _printed(grid: Grid, block: Block, cells: Cells, scope: Scope) -> tuple[Mapp
     return paper_average(cells, block.data_sets, scope.source), True
 
 
-def _count(grid: Grid, block: Block, line: Line, measure: str) -> str | None:
-    """The number of seeds behind a row, as 2-3 where data sets differ; None where nothing is drawn."""
-    found = [grid.by_seed(data_set, line, measure) for data_set in block.data_sets]
+def _count(grid: Grid, block: Block, line: Line, measures: Sequence[str]) -> str | None:
+    """The number of seeds behind a row, as 2-3 where it differs within; None where nothing is drawn."""
+    cells = [grid.by_seed(data_set, line, measure) for data_set in block.data_sets for measure in measures]
+    found = [by_seed for by_seed in cells if by_seed]
     if any(None in by_seed for by_seed in found):
         return None
     low, high = (pick(map(len, found)) for pick in (min, max))
