@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -33,8 +34,8 @@ def test_the_matched_recipe_gives_one_budget(protocol: str) -> None:
             continue
         recipe = find_recipe(method.name, protocol, "matched")
         assert recipe.name == f"matched/{protocol}"
-        for data in (None, "imagenet", "eurosat"):
-            changes = recipe.resolve(data, 16)
+        for data, shots in product((None, "imagenet", *recipe.data), (1, 16, *recipe.by_shots)):
+            changes = recipe.resolve(data, shots)
             full = resolve_recipe(methods.find_preset(method, changes.preset).recipe, changes.recipe)
             budgets.add((data == "imagenet", full.epochs, full.batch, full.crop_scale, full.flip, full.schedule))
     assert len(budgets) <= 2  # ImageNet's and that of all others
@@ -53,6 +54,18 @@ def test_layers_of_a_recipe_lie_on_each_other(tmp_path: Path) -> None:
     assert recipe.resolve(None, 2).recipe == {"epochs": 9, "batch": 3, "lr": 0.1}
     assert recipe.resolve("eurosat", 2).recipe == {"epochs": 11, "batch": 3, "lr": 0.1}
     assert recipe.resolve("eurosat", 2).options == {"alpha": 0.5, "theta": 0.2}
+
+
+def test_a_budget_for_all_holds_in_special_cases_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anprompt.protocols.recipes.FOLDER", tmp_path)
+    (tmp_path / "anprompt.yaml").write_text(
+        "method: anprompt\nfrom: a\nfew-shot: {by-shots: {1: {recipe: {epochs: 99, lr: 0.1}, options: {alpha: 1}}},"
+        " data: {dtd: {recipe: {batch: 99}}}}\n"
+    )
+    (tmp_path / "matched.yaml").write_text("method: any\nfrom: b\nfew-shot: {recipe: {epochs: 2, batch: 3}}\n")
+    changes = find_recipe("anprompt", "few-shot", "matched").resolve("dtd", 1)
+    assert changes.recipe == {"epochs": 2, "batch": 3, "lr": 0.1}
+    assert changes.options == {"alpha": 1}
 
 
 def test_a_recipe_for_any_method_keeps_what_is_the_methods_own(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
 
@@ -21,6 +21,7 @@ PUBLISHED, MATCHED = "published", "matched"
 CHANGES = ("preset", "options", "recipe")
 ENTRIES = (*CHANGES, "shots", "data", "by-shots")
 FEW_SHOTS = (1, 2, 4, 8, 16)
+K = TypeVar("K")
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,15 @@ def find_recipe(method: str, protocol: str, which: str = PUBLISHED) -> ProtocolR
     over = _of_protocol(recipes, file, method, protocol)
     if recipes.method == method:
         return over
-    keys = {*published.data, *over.data}
+
+    def laid_over(own: Mapping[K, Changes], others: Mapping[K, Changes]) -> dict[K, Changes]:
+        """What the method sets in special cases, but with the budget of ``over`` in these as well."""
+        keys = [*own, *(key for key in others if key not in own)]
+        return {key: own.get(key, Changes()).then(over.changes).then(others.get(key, Changes())) for key in keys}
+
     return ProtocolRecipe(
         over.name, over.source, over.shots, published.changes.then(over.changes),
-        {key: published.data.get(key, Changes()).then(over.data.get(key, Changes())) for key in keys},
-        dict(over.by_shots),  # a number of shots changes the budget, and the budget is this recipe's
+        laid_over(published.data, over.data), laid_over(published.by_shots, over.by_shots),
     )  # fmt: skip
 
 
