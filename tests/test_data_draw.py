@@ -8,12 +8,16 @@ from collections import Counter, defaultdict
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
-from anprompt.data import Item, base_new_split, draw_few_shot, draw_validation, short_classes
+from anprompt import PromptClassifier
+from anprompt.data import DataSource, Item, base_new_split, draw_few_shot, draw_validation, short_classes
 from anprompt.errors import UserError
+from helpers_clip import random_backbone
 
+BACKBONE = random_backbone()
 LABELS = st.lists(st.integers(0, 6), min_size=1, max_size=80)
 
 
@@ -83,6 +87,21 @@ def test_base_new_split(labels: list[int]) -> None:
 def test_base_takes_the_odd_class(classes: int, base: int) -> None:
     labels = [label for label in reversed(range(classes)) for _ in range(2)]
     assert base_new_split(labels) == (list(range(base)), list(range(base, classes)))
+
+
+@settings(deadline=None, max_examples=20)
+@given(st.permutations([label for label in range(4) for _ in range(5)]), st.integers(0, 100))
+def test_base_classes_are_drawn_from_the_whole_list(labels: list[int], seed: int) -> None:
+    """As the field does: where the list mixes the classes, drawing from the base classes alone gives other photos."""
+    items = items_of(labels)
+    data = DataSource("mixed", tuple(f"class {label}" for label in range(4)), {"train": items}, opener=_grey)
+    (expected,) = literal_draw([(items, 2)], seed)
+    fitted = PromptClassifier(BACKBONE, "zero-shot", shots=2, subset="base", random_state=seed).fit(data)
+    assert fitted.record_["drawn"] == [item.path for item in expected if item.label in (0, 1)]
+
+
+def _grey(item: Item) -> Image.Image:
+    return Image.new("RGB", (8, 8))
 
 
 @pytest.mark.real
