@@ -161,6 +161,7 @@ def test_mistakes_are_found_before_anything_is_trained(
     refused: Refused, small_clip: Path, photo_folder: Path, arguments: list[str], part: str
 ) -> None:
     given = ["--datasets", photo_folder] if "--datasets" not in arguments else []
+    assert "or say with --data-root" in refused("bench")
     assert part in refused("bench", "--backbone", small_clip, *given, *arguments)
 
 

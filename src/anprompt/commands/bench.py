@@ -88,7 +88,7 @@ def bench(
     """
     from anprompt.files import check_writable
     from anprompt.protocols import Asked, Bench, declare
-    from anprompt.protocols.benchmark import Failures, Machines
+    from anprompt.protocols.benchmark import Machines
     from anprompt.protocols.execute import backbone_of
     from anprompt.protocols.plan import make_plan, opened_benchmark
     from anprompt.protocols.sanity import check_zero_shot, zero_shot_runs
@@ -96,6 +96,8 @@ def bench(
 
     if jobs < 1 or (threads is not None and threads < 1):
         raise UserError(f"--jobs and --threads must be at least 1 (got {jobs} and {threads}).")
+    if datasets is None and data_root is None:
+        raise UserError("Name the data with --datasets, or say with --data-root where the paper's data sets are.")
     if executor == "ray" and jobs != 1:
         raise UserError("--jobs is for this machine; on a Ray cluster as many runs go on as it has room for.")
     varied = _values(vary)
@@ -123,11 +125,12 @@ def bench(
         machines = Machines(jobs=jobs)
     if not unchecked and first.evaluations:
         console.note("zero-shot first: its accuracy is compared with the published one.")
-        _carry_out(first, setting, machines)
+        failures = _carry_out(first, setting, machines)
+        if failures:
+            return _say_results(asked, plan, setting, failures, json)
         check_zero_shot(first.evaluations, Path(out))
         plan = make_plan(runs, setting, loaded.weights_hash)  # some of it may be done now
-    failures = _carry_out(plan, setting, machines) if plan.tasks else Failures()
-    return _say_results(asked, plan, setting, failures, json)
+    return _say_results(asked, plan, setting, _carry_out(plan, setting, machines), json)
 
 
 def _names(text: str | None) -> list[str]:
@@ -177,9 +180,11 @@ def _share(jobs: int) -> int | None:
 
 def _carry_out(plan: Plan, setting: Bench, machines: Machines) -> Failures:
     """Do everything with progress bars, a line for each finished run, and every note once."""
-    from anprompt.protocols.benchmark import carry_out
+    from anprompt.protocols.benchmark import Failures, carry_out
     from anprompt.report import console
 
+    if not plan.tasks:
+        return Failures()
     finished, said = 0, set[str]()
     with console.progress_bars() as progress:
         progress("runs", 0, len(plan.tasks), {})

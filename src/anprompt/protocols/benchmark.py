@@ -34,6 +34,9 @@ class Failures:
     wrong: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
+    def __bool__(self) -> bool:
+        return bool(self.wrong or self.faults)
+
     def add(self, task: Task, outcome: Outcome) -> None:
         (self.wrong if outcome.wrong_input else self.faults).append(f"{task.run.title}: {outcome.error}")
 
