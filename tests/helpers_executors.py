@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,18 @@ def surroundings(task: int) -> dict[str, Any]:
     }
 
 
+def where(task: tuple[int, Path]) -> int:
+    """Leaves a file named after the machine of a Ray cluster, then waits until there is ``go.<machine>``."""
+    import ray
+
+    number, folder = task
+    machine = ray.get_runtime_context().get_node_id()
+    (folder / f"{number}.{machine}").touch()
+    while not (folder / f"go.{machine}").exists():
+        time.sleep(0.05)
+    return number * number
+
+
 def torch_threads(task: int) -> int:
     import torch
 
@@ -52,16 +65,32 @@ def torch_threads(task: int) -> int:
 
 
 def die_until(task: tuple[str, Path, int, int]) -> str:
-    """``(name, folder, deaths, signal)``: the first ``deaths`` calls kill their process; signal 0: exit code 3."""
+    """``(name, folder, deaths, signal)``: the first ``deaths`` calls end their process by the signal.
+
+    Signal 0 stands for leaving with exit code 3, and -1 for training that was told to stop.
+    """
     name, folder, deaths, number = task
     calls = len(list(folder.glob(f"{name}.*")))
     (folder / f"{name}.{calls}").touch()
-    if calls < deaths:
-        if number:
-            os.kill(os.getpid(), number)
-            time.sleep(10)
+    if calls >= deaths:
+        return name
+    if number == 0:
         os._exit(3)
-    return name
+    if number == -1:
+        from anprompt.training.interrupt import Interrupted
+
+        raise Interrupted(signal.SIGTERM, 0, 7)
+    os.kill(os.getpid(), number)
+    time.sleep(10)
+    return "not reached"
+
+
+def stubborn(folder: Path) -> None:
+    """Hears no signal."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    (folder / f"pid.{os.getpid()}").touch()
+    time.sleep(100)
 
 
 def train(folder: Path) -> str:
@@ -75,3 +104,19 @@ def train(folder: Path) -> str:
         time.sleep(0.5)  # the step is finished and the state written; a second signal of the kind would end it
         (folder / f"state.{os.getpid()}").write_text(signal.Signals(stop.signum).name)
     raise Interrupted(stop.signum, 0, 7)
+
+
+def press(number: int, folder: Path, runs: int, times: int = 1) -> threading.Thread:
+    """Send the signal to this process ``times`` times, once ``runs`` runs have said their process id."""
+
+    def wait_and_press() -> None:
+        end = time.monotonic() + 60
+        while len(list(folder.glob("pid.*"))) < runs and time.monotonic() < end:
+            time.sleep(0.05)
+        for _ in range(times):
+            os.kill(os.getpid(), number)
+            time.sleep(0.5)
+
+    thread = threading.Thread(target=wait_and_press)
+    thread.start()
+    return thread

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import helpers_executors as helpers
+from anprompt.protocols import executors
 from anprompt.protocols.executors import Outcome, run_processes, run_serial, stopped, thread_variables
 from anprompt.training.interrupt import Interrupted
 
@@ -154,6 +155,28 @@ def test_an_interruption_ends_the_list_that_runs_in_this_process(error: BaseExce
         list(run_serial(interrupted, [1, 2]))
 
 
+def test_sigterm_is_passed_on_and_the_runs_keep_their_state(tmp_path: Path) -> None:
+    thread = helpers.press(signal.SIGTERM, tmp_path, runs=1)
+    with pytest.raises(SystemExit) as end:
+        list(run_processes(helpers.train, [tmp_path] * 2, jobs=1, threads=1))
+    thread.join()
+    assert end.value.code == 143
+    assert [path.read_text() for path in tmp_path.glob("state.*")] == ["SIGINT"]
+
+
+@pytest.mark.parametrize(("grace", "times"), [(0.5, 1), (60, 2)])
+def test_a_worker_that_does_not_end_is_killed_after_a_while_or_by_a_second_signal(
+    grace: float, times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(executors, "GRACE", grace)
+    thread = helpers.press(signal.SIGINT, tmp_path, runs=2, times=times)
+    start = time.monotonic()
+    with pytest.raises(KeyboardInterrupt):
+        list(in_processes(helpers.stubborn, [tmp_path] * 2))
+    assert time.monotonic() - start < 50
+    thread.join()
+
+
 def test_the_exit_code_says_which_signal_ended_the_list() -> None:
     assert isinstance(stopped(signal.SIGINT), KeyboardInterrupt), "130 by the command line"
     end = stopped(signal.SIGTERM)
@@ -168,20 +191,20 @@ import helpers_executors
 from anprompt.protocols.executors import run_processes
 
 if __name__ == "__main__":
-    print(list(run_processes(helpers_executors.train, [Path(sys.argv[1])] * 3, jobs=2, threads=1)))
+    jobs = int(sys.argv[2])
+    list(run_processes(helpers_executors.train, [Path(sys.argv[1])] * (jobs + 1), jobs, threads=1))
 """
 
 
 @pytest.mark.parametrize(
-    ("number", "group", "code", "noted"),
+    ("number", "jobs", "code", "noted"),
     [
-        (signal.SIGINT, True, 130, "SIGINT"),  # Ctrl-C in a terminal reaches the workers, too
-        (signal.SIGTERM, False, 143, "SIGINT"),
-        (signal.SIGKILL, False, -signal.SIGKILL, "SIGTERM"),
+        (signal.SIGINT, 2, -signal.SIGINT, {"SIGINT", "SIGTERM"}),  # Ctrl-C in a terminal reaches the workers, too
+        (signal.SIGKILL, 1, -signal.SIGKILL, {"SIGTERM"}),
     ],
 )
 def test_when_the_parent_is_stopped_the_runs_keep_their_state_and_no_process_stays(
-    number: int, group: bool, code: int, noted: str, tmp_path: Path
+    number: int, jobs: int, code: int, noted: set[str], tmp_path: Path
 ) -> None:
     script = tmp_path / "parent.py"
     script.write_text(PARENT)
@@ -189,16 +212,16 @@ def test_when_the_parent_is_stopped_the_runs_keep_their_state_and_no_process_sta
     folder.mkdir()
     paths = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "OMP_NUM_THREADS": "1"}
     parent = subprocess.Popen(
-        [sys.executable, script, folder],
+        [sys.executable, script, folder, str(jobs)],
         env={**os.environ, **paths},
         start_new_session=True,
         stderr=subprocess.PIPE,
         text=True,
     )
     try:
-        until(lambda: len(list(folder.glob("pid.*"))) == 2, "both workers are training")
+        until(lambda: len(list(folder.glob("pid.*"))) == jobs, "all workers are training")
         pids = [int(path.suffix[1:]) for path in folder.glob("pid.*")]
-        (os.killpg if group else os.kill)(parent.pid, number)
+        (os.killpg if number == signal.SIGINT else os.kill)(parent.pid, number)
         _, err = parent.communicate(timeout=60)
         until(lambda: not any(alive(pid) for pid in pids), "the workers have ended")
     finally:
@@ -206,9 +229,6 @@ def test_when_the_parent_is_stopped_the_runs_keep_their_state_and_no_process_sta
             parent.kill()
     states = {path.name: path.read_text() for path in folder.glob("state.*")}
     assert states.keys() == {f"state.{pid}" for pid in pids}, "every run has kept its state; no further one was begun"
-    assert parent.returncode == (-signal.SIGINT if number == signal.SIGINT else code), err
-    if group:
-        assert set(states.values()) <= {"SIGINT", "SIGTERM"}
-    else:
-        assert set(states.values()) == {noted}
-    assert "Process Spawn" not in err, "no traceback of a worker"
+    assert parent.returncode == code, err
+    assert set(states.values()) <= noted
+    assert "Process Spawn" not in err, f"no traceback of a worker: {err}"
