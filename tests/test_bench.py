@@ -9,12 +9,8 @@ from typing import Any
 
 import pytest
 
+from helpers_bench import QUICK, lasting, records
 from helpers_cli import Cli, Refused, contents
-
-QUICK = "method: any\nfrom: the tests\n" + "".join(
-    f"{protocol}: {{shots: 2, recipe: {{epochs: 2, batch: 4}}}}\n"
-    for protocol in ("base-to-new", "cross-dataset", "domain-generalisation", "few-shot")
-)
 
 
 @pytest.fixture
@@ -28,17 +24,6 @@ def bench(cli: Cli, small_clip: Path, photo_folder: Path, tmp_path: Path, monkey
                    "--seeds", "1", "--threads", "1", *more)  # fmt: skip
 
     return run
-
-
-def records(folder: str = "results") -> dict[str, dict[str, Any]]:
-    """All records by file name without the hash."""
-    return {p.stem[:-9]: json.loads(p.read_text()) for p in sorted(Path(folder, "records").rglob("*.json"))}
-
-
-def lasting(record: dict[str, Any]) -> dict[str, Any]:
-    """A record without times."""
-    fit = {key: value for key, value in record["fit"].items() if key != "seconds"}
-    return {**{key: value for key, value in record.items() if key not in ("created", "seconds")}, "fit": fit}
 
 
 def test_base_to_new_writes_a_record_per_evaluation(bench: Any, small_clip: Path) -> None:
@@ -72,21 +57,21 @@ def test_what_is_done_is_not_done_again(bench: Any) -> None:
 
 def test_a_missing_or_damaged_record_is_made_again_from_the_adapter(bench: Any) -> None:
     bench("--methods", "anprompt")
-    first = records()
+    first = lasting()
     new, base = (next(Path("results/records").rglob(f"photos-{half}-*.json")) for half in ("new", "base"))
     new.unlink()
     base.write_text('{"config_sha256": "')
     code, _, err = bench("--methods", "anprompt")
     assert code == 0, err
     assert "training" not in err  # the adapter is there
-    assert {name: lasting(r) for name, r in records().items()} == {name: lasting(r) for name, r in first.items()}
+    assert lasting() == first
 
 
 def test_processes_give_the_same_records(bench: Any) -> None:
     bench("--out", "one")
     code, _, err = bench("--out", "two", "--jobs", "2")
     assert code == 0, err
-    assert {n: lasting(r) for n, r in records("one").items()} == {n: lasting(r) for n, r in records("two").items()}
+    assert lasting("one") == lasting("two")
 
 
 def test_few_shot_and_discarded_adapters(bench: Any) -> None:

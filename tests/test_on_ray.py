@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import signal
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,30 +17,15 @@ from anprompt.errors import UserError
 from anprompt.protocols import on_ray
 from anprompt.protocols.executors import Outcome, run_serial
 from anprompt.protocols.on_ray import run_on_ray
+from helpers_ray import two_machines
 
-pytest.importorskip("ray.cluster_utils", reason="the package 'ray' is not installed (extra 'ray')")
-
-MACHINE = {"num_cpus": 1, "object_store_memory": 100 * 1024**2}
+pytest.importorskip("ray", reason="the package 'ray' is not installed (extra 'ray')")
 
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Any]:
-    """A head and a second machine with one core each; ends with all of its processes."""
-    from ray.cluster_utils import Cluster
-
-    folder = tempfile.mkdtemp(prefix="ray-")  # pytest's folders are too long for the sockets
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
-        patch.setenv("OMP_NUM_THREADS", "4")
-        patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))  # workers import the helpers
-        head = {**MACHINE, "temp_dir": folder, "include_dashboard": False, "no_monitor": True}
-        made = Cluster(initialize_head=True, head_node_args={**head, "include_log_monitor": False})
-        try:
-            made.add_node(**MACHINE)
-            yield made
-        finally:
-            made.shutdown()
-            shutil.rmtree(folder, ignore_errors=True)
+    with two_machines() as made:
+        yield made
 
 
 @pytest.fixture
