@@ -53,12 +53,14 @@ def _missing(grid: Grid) -> str:
     for data_set in grid.data_sets:
         for line in grid.lines:
             expected = every if _is_seeded(grid, line) else {None}
-            for measure in _expected_measures(grid, line):
+            measures = _expected_measures(grid, line)
+            lost: dict[tuple[int, ...], list[str]] = defaultdict(list)  # missing seeds -> of which measures
+            for measure in measures:
                 absent = expected - set(grid.cells.get((data_set, line.label), {}).get(measure, {}))
-                if not absent:
-                    continue
-                seeds = sorted(seed for seed in absent if seed is not None)
-                what = "" if measure == "accuracy" else f" {measure}" + " shots" * measure.isdigit()
+                if absent:
+                    lost[tuple(sorted(seed for seed in absent if seed is not None))].append(measure)
+            for seeds, of in lost.items():
+                what = "" if of == measures else f" {', '.join(of)}" + " shots" * of[0].isdigit()
                 which = f" seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}" if seeds else ""
                 gaps.append(f"{title_of(data_set)} {line.label}{what}{which}")
     if not gaps:
@@ -164,7 +166,7 @@ def _how(grid: Grid, common: Sequence[str]) -> str:
     parts = []
     if grid.seeds():
         parts.append("± is the standard deviation over seeds (n − 1)")
-    if "base" in grid.measures or "new" in grid.measures:
+    if "base" in grid.measures:
         parts.append("HM of a data set is the mean over seeds of each seed's harmonic mean")
         if len(common) > 1:
             parts.append("HM of an average is that of the averages of base and new")
