@@ -216,6 +216,14 @@ def test_components_and_layers_as_the_paper_words_them(tmp_path: Path) -> None:
     assert rows["DTD", "1-3"].cells["paper_hm"] == 78.58
 
 
+def test_an_ablation_of_two_methods_names_them(tmp_path: Path) -> None:
+    records = ablation("VIII", {"theta": 0.5}, ("dtd",))
+    other = [{**entry, "config": {**entry["config"], "method": "mine"}} for entry in records]
+    rows = rows_of(table_of("VIII", read_back(tmp_path, [*records, *other])))
+    assert rows["DTD", "anprompt: 0.5"].cells["paper_hm"] == 80.82
+    assert rows["DTD", "mine: 0.5"].cells["paper_hm"] is None, "the paper varies ANPrompt only"
+
+
 def test_an_ablation_of_ones_own(tmp_path: Path) -> None:
     records = [
         record(

@@ -211,6 +211,18 @@ def test_few_shot(tmp_path: Path) -> None:
     assert not [note for note in table.notes if note.startswith("Incomplete")], "zero-shot has no shots to miss"
 
 
+def test_missing_shots_are_named_together(tmp_path: Path) -> None:
+    records = [entry for entry in shots("coop", 0) if (entry["config"]["seed"], entry["config"]["shots"]) not in
+               ((3, 4), (3, 8))]  # fmt: skip
+    records.append(record("few-shot", "zero-shot", "food101", "all", None, 80))
+    table = table_of("6", read_back(tmp_path, records))
+    missing = note(table, "Incomplete")
+    assert "DTD coop 4, 8 shots seed 3" in missing
+    assert "Food101 coop seeds 1, 3" in missing
+    assert "DTD zero-shot" in missing
+    assert rows_of(table)["DTD", "coop"].cells["seeds"] == "1-2"
+
+
 # What is told apart
 
 

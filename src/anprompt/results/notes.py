@@ -98,8 +98,8 @@ def _paper_averages(grid: Grid, common: Sequence[str], scope: Scope) -> str:
         same = set(common) == eleven()
         return "" if same else "The paper's values are averages over its eleven data sets: no difference is shown."
     own = [set(paper_cells(scope.protocol, line.method)) - {AVERAGE, scope.source} for line in grid.lines]
-    printed = all(not cells or (cells == set(common) and LARGEST_EFFECT not in cells) for cells in own)
-    if len(common) < 2 or printed:
+    computed = any(cells > set(common) or (cells == set(common) and LARGEST_EFFECT in cells) for cells in own)
+    if len(common) < 2 or not computed:
         return ""
     return "The paper's averages over fewer data sets than its own are computed from its cells."
 
@@ -107,7 +107,7 @@ def _paper_averages(grid: Grid, common: Sequence[str], scope: Scope) -> str:
 def _few_shot(grid: Grid, common: Sequence[str]) -> list[str]:
     """The few numbers that the paper prints of its figure, beside ours."""
     notes = []
-    lines = {line.method: line for line in grid.lines}
+    lines = {line.label: line for line in grid.lines}  # a label that is just the method: its own recipe
     for method, cells in paper_tables()["accuracy"]["few-shot"].items():
         for data_set, by_shots in cells.items():
             for shots, theirs in by_shots.items():

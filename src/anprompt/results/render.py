@@ -154,6 +154,7 @@ LATEX = {
     "\\": r"\textbackslash{}", "&": r"\&", "%": r"\%", "$": r"\$", "#": r"\#", "_": r"\_", "{": r"\{", "}": r"\}",
     "~": r"\textasciitilde{}", "^": r"\textasciicircum{}", "±": r"$\pm$", "−": "$-$", "Δ": r"$\Delta$", "–": "--",
     "α": r"$\alpha$", "γ": r"$\gamma$", "θ": r"$\theta$", "λ": r"$\lambda$", "ε": r"$\varepsilon$", "·": r"$\cdot$",
+    "ℓ": r"$\ell$",
 }  # fmt: skip
 
 
