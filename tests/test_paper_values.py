@@ -11,6 +11,7 @@ import pytest
 from anprompt.data.benchmarks import find_benchmark
 from anprompt.results.paper import eleven, paper_average, paper_cells, paper_tables
 from helpers_records import Record, halves, read_back, record, rows_of, table_of
+from tools.paper_tables import build
 
 NOT = "These numbers do not compare with the paper's: "
 
@@ -21,6 +22,7 @@ def test_packaged_values_are_the_papers(real: Path) -> None:
     if not file.exists():
         pytest.skip("the paper's tables as data are not beside this checkout")
     printed = json.loads(file.read_text())
+    assert paper_tables() == build(printed), "tools/paper_tables.py makes the packaged file"
     ours = {there: name for name, titles in paper_tables()["methods"].items() for there in titles}
 
     def name(title: str) -> str:
