@@ -37,6 +37,14 @@ def test_a_table_is_printed_from_the_folder_results(results: Path, cli: Cli) -> 
     assert max(map(len, out.splitlines())) <= 100
 
 
+def test_the_width_of_the_terminal_counts(results: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    narrow = cli("table", "I").out
+    assert max(map(len, narrow.splitlines())) <= 80
+    assert "columns are left out here" in narrow
+    assert "paper" in cli("table", "I", "--format", "csv").out.splitlines()[0]
+
+
 def test_selection_and_comparison(results: Path, cli: Cli) -> None:
     code, out, _ = cli("table", "I", "--methods", "coop, anprompt", "--datasets", "DTD,EuroSAT,food-101",
                        "--compare", "anprompt,coop")  # fmt: skip

@@ -11,6 +11,7 @@ import pytest
 from anprompt.data.benchmarks import find_benchmark
 from anprompt.results.paper import eleven, paper_average, paper_cells, paper_tables
 from helpers_records import Record, halves, read_back, record, rows_of, table_of
+from tools.paper_tables import build
 
 NOT = "These numbers do not compare with the paper's: "
 
@@ -21,6 +22,7 @@ def test_packaged_values_are_the_papers(real: Path) -> None:
     if not file.exists():
         pytest.skip("the paper's tables as data are not beside this checkout")
     printed = json.loads(file.read_text())
+    assert paper_tables() == build(printed), "tools/paper_tables.py makes the packaged file"
     ours = {there: name for name, titles in paper_tables()["methods"].items() for there in titles}
 
     def name(title: str) -> str:
@@ -214,6 +216,14 @@ def test_components_and_layers_as_the_paper_words_them(tmp_path: Path) -> None:
     rows = rows_of(table_of("XI", read_back(tmp_path / "xi", layers)))
     assert rows["DTD", "6-12"].cells["paper_hm"] == 81.7
     assert rows["DTD", "1-3"].cells["paper_hm"] == 78.58
+
+
+def test_an_ablation_of_two_methods_names_them(tmp_path: Path) -> None:
+    records = ablation("VIII", {"theta": 0.5}, ("dtd",))
+    other = [{**entry, "config": {**entry["config"], "method": "mine"}} for entry in records]
+    rows = rows_of(table_of("VIII", read_back(tmp_path, [*records, *other])))
+    assert rows["DTD", "anprompt: 0.5"].cells["paper_hm"] == 80.82
+    assert rows["DTD", "mine: 0.5"].cells["paper_hm"] is None, "the paper varies ANPrompt only"
 
 
 def test_an_ablation_of_ones_own(tmp_path: Path) -> None:

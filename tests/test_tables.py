@@ -124,7 +124,7 @@ def test_half_a_seed_does_not_count_and_missing_runs_are_named(tmp_path: Path) -
     assert rows_of(table)["DTD", "coop"].cells["seeds"] == "1"
     missing = note(table, "Incomplete")
     assert "DTD coop new seed 2" in missing
-    assert "DTD maple base seed 2" in missing
+    assert "DTD maple seed 2" in missing, "both halves"
     assert "coop base" not in missing
 
 
@@ -134,7 +134,7 @@ def test_an_average_is_over_what_all_rows_have(tmp_path: Path) -> None:
     table = table_of("I", read_back(tmp_path, records))
     assert table.rows[0].group == "average of 2"
     assert "left out: UCF101." in note(table, "The average is over")
-    assert "UCF101 maple base seed 1" in note(table, "Incomplete")
+    assert "UCF101 maple seed 1" in note(table, "Incomplete")
     records = [*halves("coop", "dtd", 1, 80, 60), *halves("maple", "food101", 1, 80, 60)]
     apart = table_of("I", read_back(tmp_path / "apart", records))
     assert [row.group for row in apart.rows] == ["Food101", "DTD"]
@@ -211,6 +211,18 @@ def test_few_shot(tmp_path: Path) -> None:
     assert not [note for note in table.notes if note.startswith("Incomplete")], "zero-shot has no shots to miss"
 
 
+def test_missing_shots_are_named_together(tmp_path: Path) -> None:
+    records = [entry for entry in shots("coop", 0) if (entry["config"]["seed"], entry["config"]["shots"]) not in
+               ((3, 4), (3, 8))]  # fmt: skip
+    records.append(record("few-shot", "zero-shot", "food101", "all", None, 80))
+    table = table_of("6", read_back(tmp_path, records))
+    missing = note(table, "Incomplete")
+    assert "DTD coop 4, 8 shots seed 3" in missing
+    assert "Food101 coop seeds 1, 3" in missing
+    assert "DTD zero-shot" in missing
+    assert rows_of(table)["DTD", "coop"].cells["seeds"] == "1-2"
+
+
 # What is told apart
 
 
@@ -223,10 +235,26 @@ def test_recipes_shots_and_splits_of_one_method_are_rows_of_their_own(tmp_path: 
     assert [row.label for row in table.rows] == ["coop [16 shots]", "coop [4 shots]"]
 
 
-def test_results_that_belong_into_one_cell_are_refused(tmp_path: Path) -> None:
+def test_results_that_belong_into_one_cell_are_refused_if_they_differ(tmp_path: Path) -> None:
     records = [*halves("coop", "dtd", 1, 80, 60), *halves("coop", "dtd", 1, 70, 60, subset="all")]
     with pytest.raises(UserError, match=r"belong into the same cell of the table \(coop on DTD\)"):
         table_of("I", read_back(tmp_path, records))
+    zero = [record("few-shot", "zero-shot", "dtd", "all", None, 44, shots=count) for count in (1, 2, 4)]
+    table = table_of("6", read_back(tmp_path / "zero", zero))
+    assert value(table, "DTD", "zero-shot", "0") == (44, None), "measured three times, the same"
+
+
+def test_nothing_is_left(tmp_path: Path) -> None:
+    results = read_back(tmp_path, [*halves("coop", "dtd", 1, 80, 60), *halves("maple", "food101", 1, 70, 60)])
+    with pytest.raises(UserError, match="None of the methods coop has results on food101"):
+        table_of("I", results, methods=["coop"], data_sets=["Food101"])
+
+
+def test_only_half_of_everything(tmp_path: Path) -> None:
+    (base, _) = halves("coop", "dtd", 1, 80, 60)
+    table = table_of("I", read_back(tmp_path, [base]))
+    assert table.rows == ()
+    assert "DTD coop new seed 1" in note(table, "Incomplete")
 
 
 def test_several_backbones_need_a_choice(tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,6 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 UNLIMITED = 100_000  # columns of a file or a pipe: one row stays one line
+PAGE = 100  # columns of a table in a file or a pipe that a person will read
 PLAIN_SECONDS = 10
 SHORT = {"total": "loss", "cross_entropy": "ce", "similarity": "sim", "weak_alignment": "wa"}
 
@@ -61,9 +63,10 @@ def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], num
 
 def width_and_style() -> tuple[int, bool]:
     """The terminal's columns and whether it shows bold; 100 and no for files and pipes."""
-    if not sys.stdout.isatty():
-        return int(os.environ.get("COLUMNS", 100)), False
-    return Console().width, not Console().is_dumb_terminal
+    terminal = sys.stdout.isatty()
+    sized = terminal or "COLUMNS" in os.environ
+    columns = shutil.get_terminal_size((PAGE, 24)).columns if sized else PAGE
+    return columns, terminal and not Console().is_dumb_terminal
 
 
 def facts(pairs: Iterable[tuple[str, Any]]) -> None:

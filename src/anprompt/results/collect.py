@@ -96,19 +96,23 @@ def _result(path: Path, record: Mapping[str, Any]) -> Result:
     differs = [str(sentence) for sentence in _take(record, "data.differs", list)]
     if _take(record, "data.own_split", bool) and not differs:
         differs = [f"{_take(record, 'config.target', str)} is split by anprompt, not as published"]
+    protocol = _choice(record, "config.protocol", PROTOCOLS)
+    shots, seed = _take(record, "config.shots", int, none), _take(record, "config.seed", int, none)
+    if protocol == "few-shot" and seed is not None and shots is None:
+        raise _Damaged("'config.shots' is null although there is a seed")
     weights = _take(record, "backbone.weights_sha256", str)
     unsettled = {name: value for name, value in config.items() if name != "settings"}
     return Result(
         path=path,
         created=created,
-        protocol=_choice(record, "config.protocol", PROTOCOLS),
+        protocol=protocol,
         method=_take(record, "config.method", str),
         recipe=_take(record, "config.recipe", str, none),
         variant=_take(record, "config.variant", dict),
         ablation=_take(record, "config.ablation", str, none),
         source=data_set_name(_take(record, "config.source", str)),
-        shots=_take(record, "config.shots", int, none),
-        seed=_take(record, "config.seed", int, none),
+        shots=shots,
+        seed=seed,
         target=data_set_name(_take(record, "config.target", str)),
         target_subset=_choice(record, "config.target_subset", SUBSETS),
         split=_take(record, "config.split", str),

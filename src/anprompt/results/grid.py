@@ -17,6 +17,7 @@ from anprompt.results.paper import ablation_row, ablation_values, paper_tables
 
 Seed = int | None  # None: nothing is drawn or trained
 BySeed = Mapping[Seed, float]
+HALVES = {"base", "new"}
 
 
 class Scope(NamedTuple):
@@ -59,7 +60,7 @@ class Grid:
         runs; ``hm`` is 2·b·n / (b + n) of each seed.
         """
         cell = self.cells.get((data_set, line.label), {})
-        if measure not in ("base", "new", "hm"):
+        if measure != "hm" and measure not in HALVES:
             return cell.get(measure, {})
         base, new = cell.get("base", {}), cell.get("new", {})
         both = {seed: (base[seed], new[seed]) for seed in base if seed in new}
@@ -132,14 +133,14 @@ def build_grid(results: Sequence[Result], measure_of: Callable[[Result], str], a
     """Sort results into cells.
 
     Raises:
-        UserError: two results that a line cannot tell apart belong into one cell.
+        UserError: two results that a line cannot tell apart belong into one cell and differ.
     """
     lines = _ablation_lines(results, ablation) if ablation is not None else _method_lines(results, measure_of)
     cells: dict[tuple[str, str], dict[str, dict[Seed, float]]] = defaultdict(lambda: defaultdict(dict))
     origin: dict[tuple[str, str, str, Seed], Result] = {}
     for result in results:
         place = (result.target, lines[result.identity].label, measure_of(result), result.seed)
-        if place in origin:
+        if place in origin and origin[place].accuracy != result.accuracy:  # zero-shot may be measured more than once
             raise UserError(
                 f"'{origin[place].path}' and '{result.path}' belong into the same cell of the table ({place[1]} on "
                 f"{title_of(place[0])}): move one of them away."
@@ -147,10 +148,11 @@ def build_grid(results: Sequence[Result], measure_of: Callable[[Result], str], a
         origin[place] = result
         cells[place[:2]][place[2]][place[3]] = result.accuracy
     unique = {line.label: line for line in lines.values()}
+    measures = {measure_of(result) for result in results}
     return Grid(
         data_sets=sorted({result.target for result in results}, key=_data_set_rank),
         lines=sorted(unique.values(), key=lambda line: _line_rank(line, ablation)),
-        measures=sorted({measure_of(result) for result in results}),
+        measures=sorted(measures | (HALVES if measures & HALVES else set())),
         cells=cells,
     )
 

@@ -53,12 +53,14 @@ def _missing(grid: Grid) -> str:
     for data_set in grid.data_sets:
         for line in grid.lines:
             expected = every if _is_seeded(grid, line) else {None}
-            for measure in _expected_measures(grid, line):
+            measures = _expected_measures(grid, line)
+            lost: dict[tuple[int, ...], list[str]] = defaultdict(list)  # missing seeds -> of which measures
+            for measure in measures:
                 absent = expected - set(grid.cells.get((data_set, line.label), {}).get(measure, {}))
-                if not absent:
-                    continue
-                seeds = sorted(seed for seed in absent if seed is not None)
-                what = "" if measure == "accuracy" else f" {measure}" + " shots" * measure.isdigit()
+                if absent:
+                    lost[tuple(sorted(seed for seed in absent if seed is not None))].append(measure)
+            for seeds, of in lost.items():
+                what = "" if of == measures else f" {', '.join(of)}" + " shots" * of[0].isdigit()
                 which = f" seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}" if seeds else ""
                 gaps.append(f"{title_of(data_set)} {line.label}{what}{which}")
     if not gaps:
@@ -96,8 +98,8 @@ def _paper_averages(grid: Grid, common: Sequence[str], scope: Scope) -> str:
         same = set(common) == eleven()
         return "" if same else "The paper's values are averages over its eleven data sets: no difference is shown."
     own = [set(paper_cells(scope.protocol, line.method)) - {AVERAGE, scope.source} for line in grid.lines]
-    printed = all(not cells or (cells == set(common) and LARGEST_EFFECT not in cells) for cells in own)
-    if len(common) < 2 or printed:
+    computed = any(cells > set(common) or (cells == set(common) and LARGEST_EFFECT in cells) for cells in own)
+    if len(common) < 2 or not computed:
         return ""
     return "The paper's averages over fewer data sets than its own are computed from its cells."
 
@@ -105,7 +107,7 @@ def _paper_averages(grid: Grid, common: Sequence[str], scope: Scope) -> str:
 def _few_shot(grid: Grid, common: Sequence[str]) -> list[str]:
     """The few numbers that the paper prints of its figure, beside ours."""
     notes = []
-    lines = {line.method: line for line in grid.lines}
+    lines = {line.label: line for line in grid.lines}  # a label that is just the method: its own recipe
     for method, cells in paper_tables()["accuracy"]["few-shot"].items():
         for data_set, by_shots in cells.items():
             for shots, theirs in by_shots.items():
@@ -164,7 +166,7 @@ def _how(grid: Grid, common: Sequence[str]) -> str:
     parts = []
     if grid.seeds():
         parts.append("± is the standard deviation over seeds (n − 1)")
-    if "base" in grid.measures or "new" in grid.measures:
+    if "base" in grid.measures:
         parts.append("HM of a data set is the mean over seeds of each seed's harmonic mean")
         if len(common) > 1:
             parts.append("HM of an average is that of the averages of base and new")

@@ -69,12 +69,15 @@ def select(
     for name in wanted:
         if name not in there:
             raise unknown_name("data set in these results:", name, there)
-    return scope, [
+    kept = [
         result
         for result in chosen
         if (not methods or result.method in methods)
         and (not wanted or result.target in wanted or result.target == scope.source)
     ]
+    if not kept:
+        raise UserError(f"None of the methods {', '.join(methods)} has results on {', '.join(wanted)}.")
+    return scope, kept
 
 
 def _command(scope: Scope, where: Path) -> str:

@@ -38,6 +38,7 @@ from anprompt.results.paper import (
 )
 
 HEADS = {"accuracy": "accuracy", "base": "base", "new": "new", "hm": "HM"}
+SOURCE = " (source)"  # ends the name of the data set that transferred methods were trained on
 Kind = Literal["count", "value", "paper", "difference"]
 Cell = Value | float | str | None
 
@@ -55,12 +56,16 @@ class Column:
 
 @dataclass(frozen=True)
 class Row:
-    """One line of one group; ``best`` are the keys of the columns in which no other line of the group is better."""
+    """One line of one group; ``best`` are the keys of the columns in which no other line of the group is better.
+
+    ``kind`` is that of all cells where it is not the columns'.
+    """
 
     group: str
     label: str
     cells: Mapping[str, Cell]
     best: frozenset[str]
+    kind: Kind | None = None
 
 
 @dataclass(frozen=True)
@@ -80,6 +85,10 @@ class Table:
     def with_notes(self, *notes: str) -> Table:
         """The same table with further notes, the first ones."""
         return replace(self, notes=(*notes, *self.notes))
+
+    def with_layout(self, heads: tuple[str, str], columns: tuple[Column, ...], rows: tuple[Row, ...]) -> Table:
+        """The same content in other columns and rows."""
+        return replace(self, heads=heads, columns=columns, rows=rows)
 
     def to_json(self) -> dict[str, Any]:
         """A JSON document with all digits."""
@@ -173,7 +182,7 @@ def _blocks(grid: Grid, common: tuple[str, ...], scope: Scope) -> list[Block]:
     if len(common) > len(rest) > 1:
         blocks.append(Block(f"without {title_of(LARGEST_EFFECT)}", rest, "without"))
     for data_set in sorted(grid.data_sets, key=lambda data_set: data_set != scope.source):  # stable: the source first
-        mark = " (source)" if data_set == scope.source else ""
+        mark = SOURCE if data_set == scope.source else ""
         blocks.append(Block(title_of(data_set) + mark, (data_set,), "single"))
     return blocks
 
