@@ -13,7 +13,6 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -82,48 +81,6 @@ class Packing:
 def _future(length: int, dtype: torch.dtype) -> Tensor:
     """``(L, L)``: −∞ where a key lies after the query."""
     return torch.full((length, length), -math.inf, dtype=dtype).triu(1)
-
-
-@cache
-def _through_onednn() -> bool:
-    """Whether fp32 products go to oneDNN. PyTorch takes MKL, which is half as fast on processors that are not Intel's
-    (measured on AMD: docs/speed.md). Decided by the maker, not by a clock: the same in every run, so bits are too."""
-    if not (hasattr(torch.ops.mkldnn, "_linear_pointwise") and torch.backends.mkl.is_available()):
-        return False
-    try:
-        return "AuthenticAMD" in Path("/proc/cpuinfo").read_text("utf-8")
-    except OSError:
-        return False
-
-
-def _product(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-    """``x weightᵀ + bias`` on a CPU, without a gradient of its own."""
-    if x.dtype == torch.float32 and _through_onednn():
-        out: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
-        return out
-    return F.linear(x, weight, bias)
-
-
-def linear(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    """``x weightᵀ + bias`` for rows ``(T, D)``; weight and bias are frozen."""
-    if x.device.type != "cpu":
-        return F.linear(x, weight, bias)
-    out: Tensor = _Linear.apply(x, weight, bias)  # type: ignore[no-untyped-call]
-    return out
-
-
-class _Linear(torch.autograd.Function):
-    """:func:`linear`, with the faster of two libraries in both directions."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        ctx.save_for_backward(weight)
-        return _product(x, weight, bias)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        (weight,) = ctx.saved_tensors
-        return _product(grads[0], weight.T), None, None
 
 
 def attend(
@@ -307,10 +264,10 @@ class _Mlp(torch.autograd.Function):
     ) -> Tensor:
         function, kept, out = ACTIVATIONS[activation][0], [], torch.empty_like(x)
         for rows, into in zip(torch.split(x, PIECE), torch.split(out, PIECE), strict=True):
-            hidden = _product(rows.to(w_in.dtype), w_in, b_in)
+            hidden = F.linear(rows.to(w_in.dtype), w_in, b_in)
             if ctx.needs_input_grad[0]:
                 kept.append(hidden)
-            into.copy_(_product(function(hidden), w_out, b_out))
+            into.copy_(F.linear(function(hidden), w_out, b_out))
         ctx.save_for_backward(w_in, w_out, *kept)
         ctx.activation = activation
         return out
@@ -320,5 +277,5 @@ class _Mlp(torch.autograd.Function):
         w_in, w_out, *kept = ctx.saved_tensors
         gradient, d_x = ACTIVATIONS[ctx.activation][1], torch.empty_like(grads[0])
         for d_out, into, hidden in zip(torch.split(grads[0], PIECE), torch.split(d_x, PIECE), kept, strict=True):
-            into.copy_(_product(gradient(_product(d_out.to(w_out.dtype), w_out.T), hidden), w_in.T))
+            into.copy_(gradient(d_out.to(w_out.dtype) @ w_out, hidden) @ w_in)
         return d_x, None, None, None, None, None

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anprompt.clip.config import ClipConfig, TowerConfig
-from anprompt.clip.kernels import ACTIVATIONS, Packing, attend, linear, mlp
+from anprompt.clip.kernels import ACTIVATIONS, Packing, attend, mlp
 from anprompt.clip.plan import PromptPlan
 
 
@@ -72,21 +72,19 @@ class Block(nn.Module):
         """
         h = self._norm(self.ln_1, x)
         if read is None:
-            attended = attend(None, linear(h, self.qkv.weight, self.qkv.bias), shared, packing, self.heads, causal)
+            attended = attend(None, self.qkv(h), shared, packing, self.heads, causal)
         else:
             d, weight, bias = x.shape[1], self.qkv.weight, self.qkv.bias
-            queries = linear(h[read], weight[:d], bias[:d])
-            attended = attend(queries, linear(h, weight[d:], bias[d:]), shared, packing, self.heads, False)
+            queries = F.linear(h[read], weight[:d], bias[:d])
+            attended = attend(queries, F.linear(h, weight[d:], bias[d:]), shared, packing, self.heads, False)
             x = x[read]
-        x = x + linear(attended, self.out.weight, self.out.bias).to(
-            x.dtype
-        )  # a sum of two precisions is several times slower than a cast and a sum
+        x = x + self.out(attended).to(x.dtype)  # a sum of two precisions is several times slower than a cast and a sum
         return x + mlp(self.ln_2(x), self.fc, self.proj, self.activation)
 
     def keys_values(self, x: Tensor) -> Tensor:
         """Keys and values ``(S, 2D)`` of rows ``(S, D)``."""
         d = x.shape[1]
-        return linear(self._norm(self.ln_1, x), self.qkv.weight[d:], self.qkv.bias[d:])
+        return F.linear(self._norm(self.ln_1, x), self.qkv.weight[d:], self.qkv.bias[d:])
 
     def _norm(self, norm: nn.LayerNorm, x: Tensor) -> Tensor:
         out: Tensor = norm(x)
