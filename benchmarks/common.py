@@ -200,7 +200,7 @@ class Document:
             same = [old.get(key) == self.content[key] for key in ("settings", "machine")]
             if not all(same):
                 raise UserError(f"--resume: '{out}' was measured with other settings or on another machine.")
-            self.content["entries"] = old["entries"]
+            self.content = {**self.content, **{k: v for k, v in old.items() if k not in ("created", "command")}}
 
     def find(self, key: Json) -> Json | None:
         """The entry that has all of ``key``, if it was measured already."""

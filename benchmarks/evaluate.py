@@ -134,12 +134,17 @@ def arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--batches", type=common.integers, help="images per batch (default: 64,8; quick: 8)")
     parser.add_argument("--classes", type=int, default=500, help="classes of the text measurement")
-    parser.add_argument("--precisions", type=lambda t: t.split(","), default=["fp32", "bf16"], help="of all sides")
+    parser.add_argument(
+        "--precisions",
+        type=lambda t: t.split(","),
+        help="of all sides (default: fp32, and bf16 where the machine has it)",
+    )
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = arguments().parse_args(argv)
+    args.precisions = args.precisions or machine.precisions(args.device)
     args.batches = args.batches or (QUICK_BATCHES if args.quick else BATCHES)
     text_batch = QUICK_TEXT_BATCH if args.quick else TEXT_BATCH
     if args.quick:

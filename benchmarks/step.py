@@ -3,8 +3,9 @@
     python -m benchmarks.step                                    # ViT-B/16 shapes, random weights
     python -m benchmarks.step --backbone FOLDER --classes 50     # another backbone, fewer configurations
 
-Each configuration is measured in a process of its own, all sides in turn. Before a plain step runs, three small ones
-say what it will need; one that would not fit in memory or take longer than ``--limit`` is not run and has no ratio.
+Each configuration is measured in a process of its own, all sides in turn; with ``--resume`` further ones are added to
+the same file. Before a plain step runs, three small ones say what it will need; one that would not fit in memory or
+take longer than ``--limit`` is not run and has no ratio.
 """
 
 from __future__ import annotations
@@ -192,6 +193,8 @@ def measure(args: argparse.Namespace, document: common.Document) -> None:
     """All configurations; what the document already has is not measured again."""
     content = document.content
     base = Work(args.backbone, args.device, args.seed, 1, 1, (), args.compile, args.plain_precision)
+    keys = [{"classes": classes, "images": images} for classes in args.classes for images in args.images]
+    missing = [key for key in keys if document.find(key) is None]
     content.setdefault("peaks", [])
 
     def add_peak() -> None:
@@ -199,17 +202,14 @@ def measure(args: argparse.Namespace, document: common.Document) -> None:
         content["peaks"].append(machine.measure_peak(args.device, args.precisions, 0.1 if args.quick else 0.5))
         content["peak"] = machine.best_of(content["peaks"])
 
-    if args.what != "memory":
+    if missing and args.what != "memory":
         add_peak()
-    if args.plain:
+    if missing and args.plain and "pilot" not in content:
         note("small plain steps")
         content["pilot"] = common.in_fresh_process(pilot, base)
-    for classes in args.classes:
-        for images in args.images:
-            key = {"classes": classes, "images": images}
-            if document.find(key) is None:
-                document.add({**key, **configuration(args, replace(base, **key), content.get("pilot"))})
-    if args.what != "memory" and not args.quick:
+    for key in missing:
+        document.add({**key, **configuration(args, replace(base, **key), content.get("pilot"))})
+    if missing and args.what != "memory" and not args.quick:
         add_peak()  # again: the machine may have been slower at the start
     document.write()
 
@@ -277,7 +277,11 @@ def arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--classes", type=common.integers, default=[50, 500, 1000], help="numbers of classes C")
     parser.add_argument("--images", type=common.integers, default=[4, 32], help="numbers of images B")
-    parser.add_argument("--precisions", type=lambda t: t.split(","), default=["fp32", "bf16"], help="of our side")
+    parser.add_argument(
+        "--precisions",
+        type=lambda t: t.split(","),
+        help="of our side (default: fp32, and bf16 where the machine has it)",
+    )
     parser.add_argument("--plain-precision", choices=("fp32", "bf16"), default="fp32", help="of the plain side")
     parser.add_argument("--no-plain", dest="plain", action="store_false", help="leave the plain side out")
     parser.add_argument("--compile", choices=("off", "on", "graphs"), default="off", help="our blocks, as in training")
@@ -290,11 +294,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = arguments().parse_args(argv)
     if args.quick:
         args.classes = args.classes[:1]
+    args.precisions = args.precisions or machine.precisions(args.device)
     name = models.short_name(args.backbone)
     settings: dict[str, Any] = {
-        "backbone": name, "classes": args.classes, "images": args.images, "precisions": args.precisions,
-        "plain": args.plain, "plain_precision": args.plain_precision, "limit": args.limit, "what": args.what,
-        "compile": args.compile,
+        "backbone": name, "precisions": args.precisions, "plain": args.plain, "plain_precision": args.plain_precision,
+        "limit": args.limit, "what": args.what, "compile": args.compile,
     }  # fmt: skip
     out = args.out or common.default_out("step", name, args.device)
     document = common.Document("step", args, settings, out)

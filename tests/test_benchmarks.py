@@ -216,7 +216,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for i in range(2):
         decode.draw_photo(photos / f"{i}.jpg", 90, 60, decode.np.random.default_rng(i))
     files = {name: folder / f"{name}.json" for name in ("step", "evaluate", "decode")}
-    small = ["--quick", "--rounds", "1", "--backbone", "miniature"]
+    small = ["--quick", "--rounds", "1", "--backbone", "miniature", "--precisions", "fp32,bf16"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(machine, "SHAPES", ((64, 64, 64), (128, 64, 64)))
         patch.setattr(common, "in_fresh_process", in_this_process)

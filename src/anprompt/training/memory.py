@@ -19,7 +19,7 @@ from anprompt.training.recipe import Recipe
 from anprompt.training.tracing import LiveBytes, Shape, untouched
 
 GIB = 2**30
-PROBES = (2, 4)  # photos a step that are followed; memory grows in a straight line from there
+PROBES = (4, 8)  # photos a step that are followed; from there on memory grows very nearly in a straight line
 SHARE = 0.8  # of the free memory that training may take when no limit is given
 SMALLEST_CHUNK = 32  # classes at a time; fewer save next to nothing and cost time
 WORTH_SAYING = 100 * 2**20  # bytes of activations; a run on a small model needs no word
@@ -198,47 +198,34 @@ def plan_memory(method: Method, batch: int, limit: int | None = None, recipe: Re
 
     Raises :class:`UserError` if no chunk is small enough.
     """
-    backbone, classes = method.backbone, len(method.class_names)
+    backbone = method.backbone
     if limit is None:
         free = memory_free(backbone.device)
         limit = None if free is None else memory_in_use(backbone.device) + int(SHARE * free)
-    chunk, before = backbone.class_chunk, backbone.class_chunk
-    tried: list[tuple[int, int]] = []  # (classes at a time, peak)
+    before, classes = backbone.class_chunk, len(method.class_names)
+    classes = min(before or classes, classes)
+    halves = (-(-classes >> k) for k in range(1, classes.bit_length()))
+    tried: dict[int, int] = {}  # classes at a time -> peak
     try:
-        while True:
+        for chunk in (before, *(size for size in halves if size >= SMALLEST_CHUNK)):
+            backbone.class_chunk = chunk
             step = estimate_step(method, batch, recipe)
             if limit is None or step.peak <= limit:
                 return MemoryPlan(step, limit, chunk)
-            tried.append((min(chunk or classes, classes), step.peak))
-            following = _next_chunk(tried, limit)
-            if following is None:
-                raise _too_much(method, batch, tried, limit)
-            chunk = backbone.class_chunk = following
+            tried[chunk or classes] = step.peak
     except NotFollowed as error:
         return MemoryPlan(None, limit, before, str(error))
     finally:
         backbone.class_chunk = before
+    raise _too_much(method, batch, tried, limit or 0)
 
 
-def _next_chunk(tried: list[tuple[int, int]], limit: int) -> int | None:
-    """The next number of classes at a time worth following; ``None`` if no smaller one can help."""
-    last, peak = tried[-1]
-    smaller = [size for k in range(1, last.bit_length()) if (size := (last + (1 << k) - 1) >> k) >= SMALLEST_CHUNK]
-    if not smaller:
-        return None
-    if len(tried) < 2:
-        return smaller[0]
-    per_class = (tried[-2][1] - peak) / (tried[-2][0] - last)
-    # Memory falls with the chunk in a straight line at best: what it promises is worth following, no more.
-    return next((size for size in smaller if peak - per_class * (last - size) <= limit), None)
-
-
-def _too_much(method: Method, batch: int, tried: list[tuple[int, int]], limit: int) -> UserError:
+def _too_much(method: Method, batch: int, tried: dict[int, int], limit: int) -> UserError:
     helps = [f"fewer photos a step (--recipe.batch, now {batch})"] if batch > 1 else []
     if method.backbone.precision == "fp32":
         helps.append("--recipe.precision bf16")
     helps.append("a higher --memory-gb, if other programs can do with less")
-    size, peak = min(tried, key=lambda pair: pair[1])
+    size, peak = min(tried.items(), key=lambda pair: pair[1])
     chunks = f", even with the texts of {size} classes at a time," if len(tried) > 1 else ""
     return UserError(
         f"Training needs about {_gib(peak)} of memory{chunks} but may use {_gib(limit)}. "
