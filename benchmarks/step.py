@@ -31,6 +31,7 @@ from benchmarks.plain import PlainANPrompt, PlainClip
 
 PILOT = ((4, 1), (12, 1), (12, 3))  # (C, B); memory grows from each to the next, so one process can tell them apart
 ROUNDS = 5
+SLOW = 20  # seconds of a plain step from which on three rounds must do, without warming up, which is lost in so many
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Work:
     compile: str = "off"
     plain_precision: Literal["fp32", "bf16"] = "fp32"
     rounds: int = ROUNDS
+    warmup: int = 1  # of the plain side; ours are warm once their operations are counted
 
 
 # ---- in the process of one configuration ---------------------------------------------------------------------------
@@ -92,7 +94,7 @@ def time_steps(work: Work) -> Json:
     steps, methods = make_sides(work)
     ours = [side for side in work.sides if side != "plain"]
     counted = {side: flops.count(steps[side]) for side in ours}  # which warms our sides up
-    warmup = 0 if ours == list(work.sides) and work.compile == "off" else 1
+    warmup = work.warmup if "plain" in work.sides or work.compile != "off" else 0
     with contextlib.ExitStack() as stack:
         began = time.perf_counter()
         for side in ours:
@@ -233,14 +235,15 @@ def configuration(args: argparse.Namespace, work: Work, small: Json | None) -> J
         entry["plain"] = refusal(small, work.classes, work.images, args.limit, extra, args.device) or "run"
         sides = ("plain", *ours) if entry["plain"] == "run" else ours
     seconds = predict(small["seconds"], work.classes, work.images) if "plain" in sides and small else 0
-    rounds = args.rounds or (3 if args.quick or seconds > 20 else ROUNDS)
-    note(f"{where}: {rounds} rounds of {', '.join(sides)}")
-    timed = common.in_fresh_process(common.guarded, time_steps, replace(work, sides=sides, rounds=rounds))
+    slow = seconds > SLOW
+    work = replace(work, rounds=args.rounds or (3 if args.quick or slow else ROUNDS), warmup=0 if slow else 1)
+    note(f"{where}: {work.rounds} rounds of {', '.join(sides)}")
+    timed = common.in_fresh_process(common.guarded, time_steps, replace(work, sides=sides))
     if "failed" in timed and sides != ours:
         entry["plain"] = timed["failed"]
         note(f"{where}: plain failed ({timed['failed']}); ours alone")
-        timed = common.in_fresh_process(common.guarded, time_steps, replace(work, sides=ours, rounds=rounds))
-    return {**entry, "rounds": rounds, **timed}
+        timed = common.in_fresh_process(common.guarded, time_steps, replace(work, sides=ours))
+    return {**entry, "rounds": work.rounds, "warmup": work.warmup, **timed}
 
 
 def rows(content: Json) -> list[list[str]]:
@@ -298,7 +301,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     name = models.short_name(args.backbone)
     settings: dict[str, Any] = {
         "backbone": name, "precisions": args.precisions, "plain": args.plain, "plain_precision": args.plain_precision,
-        "limit": args.limit, "what": args.what, "compile": args.compile,
+        "what": args.what, "compile": args.compile,
     }  # fmt: skip
     out = args.out or common.default_out("step", name, args.device)
     document = common.Document("step", args, settings, out)

@@ -217,7 +217,8 @@ def plan_memory(method: Method, batch: int, limit: int | None = None, recipe: Re
         return MemoryPlan(None, limit, before, str(error))
     finally:
         backbone.class_chunk = before
-    raise _too_much(method, batch, tried, limit or 0)
+    assert limit is not None  # without a limit the first plan is good
+    raise _too_much(method, batch, tried, limit)
 
 
 def _too_much(method: Method, batch: int, tried: dict[int, int], limit: int) -> UserError:
