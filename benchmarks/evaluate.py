@@ -72,7 +72,7 @@ def ratios(seconds: common.Timings) -> Json:
 @torch.no_grad()
 def measure(
     backbone: str, device: str, seed: int, precisions: Sequence[str], batches: Sequence[int], text_batch: int,
-    classes: int, rounds: int,
+    classes: int, rounds: int, clock: str,
 ) -> Json:  # fmt: skip
     """All sides of all batch sizes in one process; seconds a batch."""
     built: dict[str, tuple[Method, Any]] = {}
@@ -95,14 +95,14 @@ def measure(
         sides: dict[str, Callable[[], Tensor]] = {}
         for precision, (method, twin) in built.items():
             sides.update(sides_of(method, twin, precision, pixels))
-        seconds = common.alternate(sides, rounds, device)
+        seconds = common.alternate(sides, rounds, device, clock=clock)
         entries.append({"what": "images", "batch": batch, "rounds": rounds, "seconds": seconds,
                         "summary": {side: common.summary(s) for side, s in seconds.items()},
                         "ratio": ratios(seconds)})  # fmt: skip
     for precision, (method, _) in built.items():
         pixels = models.random_batch(method.backbone, classes, text_batch, seed)["pixels"]
         text = {"kept": partial(method.logits, pixels), "every batch": partial(forget, method, pixels)}
-        seconds = common.alternate(text, rounds, device)
+        seconds = common.alternate(text, rounds, device, clock=clock)
         gain = {f"every batch / kept {precision}": common.ratio(seconds, "every batch", "kept")}
         entries.append({"what": "text", "precision": precision, "batch": text_batch, "classes": classes,
                         "rounds": rounds, "seconds": seconds, "ratio": gain})  # fmt: skip
@@ -169,6 +169,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             text_batch,
             args.classes,
             rounds,
+            args.clock,
         )
         document.content.update(measured)
         document.write()

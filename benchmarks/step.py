@@ -46,6 +46,7 @@ class Work:
     sides: tuple[str, ...]
     compile: str = "off"
     plain_precision: Literal["fp32", "bf16"] = "fp32"
+    clock: str = "wall"
     rounds: int = ROUNDS
     warmup: int = 1  # of the plain side; ours are warm once their operations are counted
 
@@ -103,7 +104,7 @@ def time_steps(work: Work) -> Json:
             if work.compile != "off":
                 steps[side]()  # compiles
         compiling = time.perf_counter() - began
-        seconds = common.alternate(steps, work.rounds, work.device, warmup=warmup)
+        seconds = common.alternate(steps, work.rounds, work.device, warmup, work.clock)
     return {
         "seconds": seconds,
         "compiling": compiling if work.compile != "off" else 0,
@@ -144,7 +145,7 @@ def pilot(work: Work) -> Json:
 
     Both grow in proportion to C and to B: ``base + C · per_class + B · per_image``.
     """
-    measured = []
+    measured, now = [], machine.CLOCKS[work.clock]
     backbone = models.build_backbone(work.backbone, seed=work.seed, device=work.device)
     clip = PlainClip(backbone, machine.DTYPES[work.plain_precision])
     for classes, images in PILOT:
@@ -155,10 +156,10 @@ def pilot(work: Work) -> Json:
             torch.cuda.reset_peak_memory_stats()
         times = []
         for _ in range(2):
-            began = time.perf_counter()
+            began = now()
             step()
             common.synchronise(work.device)
-            times.append(time.perf_counter() - began)
+            times.append(now() - began)
         peak = torch.cuda.max_memory_allocated() if work.device == "cuda" else common.peak_memory()
         measured.append({"classes": classes, "images": images, "seconds": min(times), "bytes": peak})
     return {"measured": measured, **{what: _plane(measured, what) for what in ("seconds", "bytes")}}
@@ -194,14 +195,15 @@ def refusal(small: Json, classes: int, images: int, limit: float, extra: float, 
 def measure(args: argparse.Namespace, document: common.Document) -> None:
     """All configurations; what the document already has is not measured again."""
     content = document.content
-    base = Work(args.backbone, args.device, args.seed, 1, 1, (), args.compile, args.plain_precision)
+    base = Work(args.backbone, args.device, args.seed, 1, 1, (), args.compile, args.plain_precision, args.clock)
     keys = [{"classes": classes, "images": images} for classes in args.classes for images in args.images]
     missing = [key for key in keys if document.find(key) is None]
     content.setdefault("peaks", [])
 
     def add_peak() -> None:
         note("matrix products")
-        content["peaks"].append(machine.measure_peak(args.device, args.precisions, 0.1 if args.quick else 0.5))
+        seconds = 0.1 if args.quick else 0.5
+        content["peaks"].append(machine.measure_peak(args.device, args.precisions, seconds, args.clock))
         content["peak"] = machine.best_of(content["peaks"])
 
     if missing and args.what != "memory":
