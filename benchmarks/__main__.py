@@ -20,13 +20,12 @@ Piece = tuple[Callable[[Sequence[str] | None], None], str, list[str]]  # main, n
 
 def subset() -> list[Piece]:
     """What `make bench` runs. The plain side at 500 classes alone would take longer than all of it."""
-    bf16 = machine.describe()["bf16_products"] != "none known"
     time = ["--quick", "--what", "time", "--classes", "50"]
     memory = ["--quick", "--what", "memory", "--no-plain", "--classes", "1000", "--images", "32"]
     return [
         (step.main, "step", [*time, "--images", "4"]),
         (step.main, "step-large-batch", [*time, "--images", "32", "--no-plain", "--rounds", "2"]),
-        (step.main, "memory", [*memory, "--precisions", "bf16" if bf16 else "fp32"]),
+        (step.main, "memory", [*memory, "--precisions", machine.precisions("cpu")[-1]]),
         (evaluate.main, "evaluate", ["--quick"]),
         (decode.main, "decode", ["--quick"]),
     ]

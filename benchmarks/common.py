@@ -26,6 +26,7 @@ from benchmarks import machine
 RESULTS = Path(__file__).resolve().parent / "results"
 GIB = 2**30
 RESERVE = GIB  # bytes of memory that a measurement leaves to the rest of the machine
+CLOCK_HELP = "cpu: what this process itself computed, for a machine that others use too; with OMP_NUM_THREADS=1"
 
 Json = dict[str, Any]
 Timings = dict[str, list[float]]  # side -> seconds of each round
@@ -38,6 +39,7 @@ def parser(about: str) -> argparse.ArgumentParser:
     """Arguments that every measurement takes."""
     made = argparse.ArgumentParser(description=about, formatter_class=argparse.ArgumentDefaultsHelpFormatter)
     made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where both sides run")
+    made.add_argument("--clock", choices=tuple(machine.CLOCKS), default="wall", help=CLOCK_HELP)
     made.add_argument("--quick", action="store_true", help="a few minutes: fewer sizes and rounds")
     made.add_argument("--rounds", type=int, help="timed rounds; by default what suits the size")
     made.add_argument("--seed", type=int, default=1, help="of weights, names and pixels")
@@ -65,9 +67,11 @@ def integers(text: str) -> list[int]:
     return numbers
 
 
-def check_device(device: str) -> None:
+def check_device(device: str, clock: str) -> None:
     if device == "cuda" and not torch.cuda.is_available():
         raise UserError("--device cuda: PyTorch sees no CUDA device on this machine.")
+    if clock == "cpu" and (device != "cpu" or torch.get_num_threads() > 1):
+        raise UserError("--clock cpu is for one thread on the CPU: set OMP_NUM_THREADS=1, and leave --device cpu.")
 
 
 # ---- timing --------------------------------------------------------------------------------------------------------
@@ -79,20 +83,23 @@ def synchronise(device: str) -> None:
         torch.cuda.synchronize()
 
 
-def alternate(sides: Mapping[str, Callable[[], Any]], rounds: int, device: str, warmup: int = 1) -> Timings:
+def alternate(
+    sides: Mapping[str, Callable[[], Any]], rounds: int, device: str, warmup: int = 1, clock: str = "wall"
+) -> Timings:
     """Seconds of each side, side by side: round for round every side runs once, in the same order.
 
-    warmup: calls of each side before the first round, not timed.
+    warmup: calls of each side before the first round, not timed. clock: a name in ``machine.CLOCKS``.
     """
     seconds: Timings = {name: [] for name in sides}
+    now = machine.CLOCKS[clock]
     for number in range(-warmup, rounds):
         for name, side in sides.items():
             synchronise(device)
-            began = time.perf_counter()
+            began = now()
             side()
             synchronise(device)
             if number >= 0:
-                seconds[name].append(time.perf_counter() - began)
+                seconds[name].append(now() - began)
     return seconds
 
 
@@ -185,14 +192,20 @@ class Document:
     """One JSON file: machine, command, settings and entries. It is written after every entry, so nothing is lost."""
 
     def __init__(self, kind: str, args: argparse.Namespace, settings: Json, out: Path) -> None:
-        check_device(args.device)
+        check_device(args.device, args.clock)
         self.path = out
         self.content: Json = {
             "benchmark": kind,
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "command": command(kind),
             "machine": machine.describe(),
-            "settings": {"device": args.device, "quick": args.quick, "seed": args.seed, **settings},
+            "settings": {
+                "device": args.device,
+                "clock": args.clock,
+                "quick": args.quick,
+                "seed": args.seed,
+                **settings,
+            },
             "entries": [],
         }
         if args.resume and out.exists():
@@ -200,7 +213,7 @@ class Document:
             same = [old.get(key) == self.content[key] for key in ("settings", "machine")]
             if not all(same):
                 raise UserError(f"--resume: '{out}' was measured with other settings or on another machine.")
-            self.content["entries"] = old["entries"]
+            self.content = {**self.content, **{k: v for k, v in old.items() if k not in ("created", "command")}}
 
     def find(self, key: Json) -> Json | None:
         """The entry that has all of ``key``, if it was measured already."""

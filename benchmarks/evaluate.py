@@ -72,7 +72,7 @@ def ratios(seconds: common.Timings) -> Json:
 @torch.no_grad()
 def measure(
     backbone: str, device: str, seed: int, precisions: Sequence[str], batches: Sequence[int], text_batch: int,
-    classes: int, rounds: int,
+    classes: int, rounds: int, clock: str,
 ) -> Json:  # fmt: skip
     """All sides of all batch sizes in one process; seconds a batch."""
     built: dict[str, tuple[Method, Any]] = {}
@@ -95,14 +95,14 @@ def measure(
         sides: dict[str, Callable[[], Tensor]] = {}
         for precision, (method, twin) in built.items():
             sides.update(sides_of(method, twin, precision, pixels))
-        seconds = common.alternate(sides, rounds, device)
+        seconds = common.alternate(sides, rounds, device, clock=clock)
         entries.append({"what": "images", "batch": batch, "rounds": rounds, "seconds": seconds,
                         "summary": {side: common.summary(s) for side, s in seconds.items()},
                         "ratio": ratios(seconds)})  # fmt: skip
     for precision, (method, _) in built.items():
         pixels = models.random_batch(method.backbone, classes, text_batch, seed)["pixels"]
         text = {"kept": partial(method.logits, pixels), "every batch": partial(forget, method, pixels)}
-        seconds = common.alternate(text, rounds, device)
+        seconds = common.alternate(text, rounds, device, clock=clock)
         gain = {f"every batch / kept {precision}": common.ratio(seconds, "every batch", "kept")}
         entries.append({"what": "text", "precision": precision, "batch": text_batch, "classes": classes,
                         "rounds": rounds, "seconds": seconds, "ratio": gain})  # fmt: skip
@@ -134,12 +134,17 @@ def arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--batches", type=common.integers, help="images per batch (default: 64,8; quick: 8)")
     parser.add_argument("--classes", type=int, default=500, help="classes of the text measurement")
-    parser.add_argument("--precisions", type=lambda t: t.split(","), default=["fp32", "bf16"], help="of all sides")
+    parser.add_argument(
+        "--precisions",
+        type=lambda t: t.split(","),
+        help="of all sides (default: fp32, and bf16 where the machine has it)",
+    )
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     args = arguments().parse_args(argv)
+    args.precisions = args.precisions or machine.precisions(args.device)
     args.batches = args.batches or (QUICK_BATCHES if args.quick else BATCHES)
     text_batch = QUICK_TEXT_BATCH if args.quick else TEXT_BATCH
     if args.quick:
@@ -164,6 +169,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             text_batch,
             args.classes,
             rounds,
+            args.clock,
         )
         document.content.update(measured)
         document.write()

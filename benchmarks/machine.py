@@ -21,6 +21,8 @@ from torch import Tensor
 
 from anprompt.results.record import describe_machine
 
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
+NO_BF16 = "none known"
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 SHAPES = (  # rows, inner, columns: squares, and the linear maps of ViT-B/16 on 32 and 4 images of 202 tokens
     (1024, 1024, 1024), (2048, 2048, 2048), (4096, 4096, 4096),
@@ -60,22 +62,29 @@ def _processor() -> str:
 def _bf16_products() -> str:
     """How the processor multiplies bf16, as far as the system says: without such an instruction fp32 is faster."""
     flags = set(_cpuinfo("flags").split()) | set(_cpuinfo("Features").split())
-    return next((flag for flag in ("amx_bf16", "avx512_bf16", "bf16") if flag in flags), "none known")
+    return next((flag for flag in ("amx_bf16", "avx512_bf16", "bf16") if flag in flags), NO_BF16)
 
 
-def products(device: str) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
+def precisions(device: str) -> list[str]:
+    """Number formats worth measuring: on a processor without bf16 products bf16 is imitated, which takes minutes."""
+    return ["fp32"] if device == "cpu" and _bf16_products() == NO_BF16 else ["fp32", "bf16"]
+
+
+def products(device: str, dtype: str) -> dict[str, Callable[[Tensor, Tensor], Tensor]]:
     """Ways to compute ``x Wᵀ``: PyTorch's own choice of library, and oneDNN, which on a CPU it only takes for bf16.
 
     Which of the two is faster in fp32 depends on the processor, by a factor of two.
     """
     ways: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"linear": F.linear}
-    if device == "cpu" and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    if device == "cpu" and dtype == "fp32" and hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         ways["onednn"] = lambda x, w: torch.ops.mkldnn._linear_pointwise(x, w, None, "none", [], "")
     return ways
 
 
 @torch.no_grad()
-def measure_peak(device: str, dtypes: Sequence[str] = ("fp32", "bf16"), seconds: float = 0.5) -> dict[str, Any]:
+def measure_peak(
+    device: str, dtypes: Sequence[str] = ("fp32", "bf16"), seconds: float = 0.5, clock: str = "wall"
+) -> dict[str, Any]:
     """Best matrix product over :data:`SHAPES`, per dtype: GFLOP/s, where it was found, and the rate at every shape.
 
     seconds: how long each shape is tried in each way; the fastest of its calls counts, because what slows a call down
@@ -87,26 +96,26 @@ def measure_peak(device: str, dtypes: Sequence[str] = ("fp32", "bf16"), seconds:
         for rows, inner, columns in SHAPES:
             x = torch.randn(rows, inner, device=device).to(DTYPES[dtype])
             w = torch.randn(columns, inner, device=device).to(DTYPES[dtype])
-            for way, product in products(device).items():
-                times = _times(partial(product, x, w), device, seconds)
+            for way, product in products(device, dtype).items():
+                times = _times(partial(product, x, w), device, seconds, CLOCKS[clock])
                 rates[f"{way} {rows}x{inner}x{columns}"] = round(2e-9 * rows * inner * columns / min(times), 1)
         best = max(rates, key=lambda shape: rates[shape])
         peak[dtype] = {"gflops": rates[best], "where": best, "all": rates}
     return peak
 
 
-def _times(call: Callable[[], Tensor], device: str, seconds: float) -> list[float]:
+def _times(call: Callable[[], Tensor], device: str, seconds: float, now: Callable[[], float]) -> list[float]:
     times: list[float] = []
     call()  # warm-up
-    began = time.perf_counter()
-    while len(times) < 2 or time.perf_counter() - began < seconds:
+    began = now()
+    while len(times) < 2 or now() - began < seconds:
         if device == "cuda":
             torch.cuda.synchronize()
-        start = time.perf_counter()
+        start = now()
         call()
         if device == "cuda":
             torch.cuda.synchronize()
-        times.append(time.perf_counter() - start)
+        times.append(now() - start)
     return times
 
 

@@ -14,7 +14,7 @@ from anprompt.errors import UserError
 from anprompt.files import atomic_path
 from benchmarks import common
 from benchmarks.common import GIB, RESULTS, Json
-from benchmarks.targets import MEMORY_AT, MEMORY_GIB
+from benchmarks.targets import MEMORY_AT, MEMORY_GIB, timed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -170,7 +170,7 @@ def draw(documents: Sequence[Json], out: Path) -> None:
     for ax in axes.flat[len(panels) :]:
         ax.axis("off")
     m = documents[0]["machine"]
-    where = m["gpu"] if documents[0]["settings"]["device"] == "cuda" else f"{m['processor']}, threads: {m['threads']}"
+    where = m["gpu"] if documents[0]["settings"]["device"] == "cuda" else f"{m['processor']}, {timed(documents[0])}"
     figure.suptitle(f"{where}; torch {m['torch']}", fontsize=9, color="#444444")
     with atomic_path(out) as part:
         figure.savefig(part, dpi=140, format="png")

@@ -3,8 +3,9 @@
     python -m benchmarks.step                                    # ViT-B/16 shapes, random weights
     python -m benchmarks.step --backbone FOLDER --classes 50     # another backbone, fewer configurations
 
-Each configuration is measured in a process of its own, all sides in turn. Before a plain step runs, three small ones
-say what it will need; one that would not fit in memory or take longer than ``--limit`` is not run and has no ratio.
+Each configuration is measured in a process of its own, all sides in turn; with ``--resume`` further ones are added to
+the same file. Before a plain step runs, three small ones say what it will need; one that would not fit in memory or
+take longer than ``--limit`` is not run and has no ratio.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ from benchmarks.plain import PlainANPrompt, PlainClip
 
 PILOT = ((4, 1), (12, 1), (12, 3))  # (C, B); memory grows from each to the next, so one process can tell them apart
 ROUNDS = 5
+SLOW = 20  # seconds of a plain step from which on three rounds must do, without warming up, which is lost in so many
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,9 @@ class Work:
     sides: tuple[str, ...]
     compile: str = "off"
     plain_precision: Literal["fp32", "bf16"] = "fp32"
+    clock: str = "wall"
     rounds: int = ROUNDS
+    warmup: int = 1  # of the plain side; ours are warm once their operations are counted
 
 
 # ---- in the process of one configuration ---------------------------------------------------------------------------
@@ -91,7 +95,7 @@ def time_steps(work: Work) -> Json:
     steps, methods = make_sides(work)
     ours = [side for side in work.sides if side != "plain"]
     counted = {side: flops.count(steps[side]) for side in ours}  # which warms our sides up
-    warmup = 0 if ours == list(work.sides) and work.compile == "off" else 1
+    warmup = work.warmup if "plain" in work.sides or work.compile != "off" else 0
     with contextlib.ExitStack() as stack:
         began = time.perf_counter()
         for side in ours:
@@ -100,7 +104,7 @@ def time_steps(work: Work) -> Json:
             if work.compile != "off":
                 steps[side]()  # compiles
         compiling = time.perf_counter() - began
-        seconds = common.alternate(steps, work.rounds, work.device, warmup=warmup)
+        seconds = common.alternate(steps, work.rounds, work.device, warmup, work.clock)
     return {
         "seconds": seconds,
         "compiling": compiling if work.compile != "off" else 0,
@@ -141,7 +145,7 @@ def pilot(work: Work) -> Json:
 
     Both grow in proportion to C and to B: ``base + C · per_class + B · per_image``.
     """
-    measured = []
+    measured, now = [], machine.CLOCKS[work.clock]
     backbone = models.build_backbone(work.backbone, seed=work.seed, device=work.device)
     clip = PlainClip(backbone, machine.DTYPES[work.plain_precision])
     for classes, images in PILOT:
@@ -152,10 +156,10 @@ def pilot(work: Work) -> Json:
             torch.cuda.reset_peak_memory_stats()
         times = []
         for _ in range(2):
-            began = time.perf_counter()
+            began = now()
             step()
             common.synchronise(work.device)
-            times.append(time.perf_counter() - began)
+            times.append(now() - began)
         peak = torch.cuda.max_memory_allocated() if work.device == "cuda" else common.peak_memory()
         measured.append({"classes": classes, "images": images, "seconds": min(times), "bytes": peak})
     return {"measured": measured, **{what: _plane(measured, what) for what in ("seconds", "bytes")}}
@@ -191,25 +195,25 @@ def refusal(small: Json, classes: int, images: int, limit: float, extra: float, 
 def measure(args: argparse.Namespace, document: common.Document) -> None:
     """All configurations; what the document already has is not measured again."""
     content = document.content
-    base = Work(args.backbone, args.device, args.seed, 1, 1, (), args.compile, args.plain_precision)
+    base = Work(args.backbone, args.device, args.seed, 1, 1, (), args.compile, args.plain_precision, args.clock)
+    keys = [{"classes": classes, "images": images} for classes in args.classes for images in args.images]
+    missing = [key for key in keys if document.find(key) is None]
     content.setdefault("peaks", [])
 
     def add_peak() -> None:
         note("matrix products")
-        content["peaks"].append(machine.measure_peak(args.device, args.precisions, 0.1 if args.quick else 0.5))
+        seconds = 0.1 if args.quick else 0.5
+        content["peaks"].append(machine.measure_peak(args.device, args.precisions, seconds, args.clock))
         content["peak"] = machine.best_of(content["peaks"])
 
-    if args.what != "memory":
+    if missing and args.what != "memory":
         add_peak()
-    if args.plain:
+    if missing and args.plain and "pilot" not in content:
         note("small plain steps")
         content["pilot"] = common.in_fresh_process(pilot, base)
-    for classes in args.classes:
-        for images in args.images:
-            key = {"classes": classes, "images": images}
-            if document.find(key) is None:
-                document.add({**key, **configuration(args, replace(base, **key), content.get("pilot"))})
-    if args.what != "memory" and not args.quick:
+    for key in missing:
+        document.add({**key, **configuration(args, replace(base, **key), content.get("pilot"))})
+    if missing and args.what != "memory" and not args.quick:
         add_peak()  # again: the machine may have been slower at the start
     document.write()
 
@@ -233,14 +237,15 @@ def configuration(args: argparse.Namespace, work: Work, small: Json | None) -> J
         entry["plain"] = refusal(small, work.classes, work.images, args.limit, extra, args.device) or "run"
         sides = ("plain", *ours) if entry["plain"] == "run" else ours
     seconds = predict(small["seconds"], work.classes, work.images) if "plain" in sides and small else 0
-    rounds = args.rounds or (3 if args.quick or seconds > 20 else ROUNDS)
-    note(f"{where}: {rounds} rounds of {', '.join(sides)}")
-    timed = common.in_fresh_process(common.guarded, time_steps, replace(work, sides=sides, rounds=rounds))
+    slow = seconds > SLOW
+    work = replace(work, rounds=args.rounds or (3 if args.quick or slow else ROUNDS), warmup=0 if slow else 1)
+    note(f"{where}: {work.rounds} rounds of {', '.join(sides)}")
+    timed = common.in_fresh_process(common.guarded, time_steps, replace(work, sides=sides))
     if "failed" in timed and sides != ours:
         entry["plain"] = timed["failed"]
         note(f"{where}: plain failed ({timed['failed']}); ours alone")
-        timed = common.in_fresh_process(common.guarded, time_steps, replace(work, sides=ours, rounds=rounds))
-    return {**entry, "rounds": rounds, **timed}
+        timed = common.in_fresh_process(common.guarded, time_steps, replace(work, sides=ours))
+    return {**entry, "rounds": work.rounds, "warmup": work.warmup, **timed}
 
 
 def rows(content: Json) -> list[list[str]]:
@@ -277,7 +282,11 @@ def arguments() -> argparse.ArgumentParser:
     )
     parser.add_argument("--classes", type=common.integers, default=[50, 500, 1000], help="numbers of classes C")
     parser.add_argument("--images", type=common.integers, default=[4, 32], help="numbers of images B")
-    parser.add_argument("--precisions", type=lambda t: t.split(","), default=["fp32", "bf16"], help="of our side")
+    parser.add_argument(
+        "--precisions",
+        type=lambda t: t.split(","),
+        help="of our side (default: fp32, and bf16 where the machine has it)",
+    )
     parser.add_argument("--plain-precision", choices=("fp32", "bf16"), default="fp32", help="of the plain side")
     parser.add_argument("--no-plain", dest="plain", action="store_false", help="leave the plain side out")
     parser.add_argument("--compile", choices=("off", "on", "graphs"), default="off", help="our blocks, as in training")
@@ -290,11 +299,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     args = arguments().parse_args(argv)
     if args.quick:
         args.classes = args.classes[:1]
+    args.precisions = args.precisions or machine.precisions(args.device)
     name = models.short_name(args.backbone)
     settings: dict[str, Any] = {
-        "backbone": name, "classes": args.classes, "images": args.images, "precisions": args.precisions,
-        "plain": args.plain, "plain_precision": args.plain_precision, "limit": args.limit, "what": args.what,
-        "compile": args.compile,
+        "backbone": name, "precisions": args.precisions, "plain": args.plain, "plain_precision": args.plain_precision,
+        "what": args.what, "compile": args.compile,
     }  # fmt: skip
     out = args.out or common.default_out("step", name, args.device)
     document = common.Document("step", args, settings, out)

@@ -111,11 +111,17 @@ def _decode(entry: Json, document: Json) -> Iterator[Row]:
     yield Row(name, common.range_of(ratio), f"≥ {DECODE:g}", ratio["median"] >= DECODE)
 
 
+def timed(document: Json) -> str:
+    """With how many threads, and by which clock."""
+    clock = ", time that the process itself computed" if document["settings"]["clock"] == "cpu" else ""
+    return f"threads: {document['machine']['threads']}{clock}"
+
+
 def markdown(documents: Sequence[Json]) -> str:
     """Machine and table as Markdown."""
     m = documents[0]["machine"]
     lines = [
-        f"{m['processor']}, threads: {m['threads']}, {m['memory_gib']} GiB, bf16 products: {m['bf16_products']}; "
+        f"{m['processor']}, {timed(documents[0])}, {m['memory_gib']} GiB, bf16 products: {m['bf16_products']}; "
         f"Python {m['python']}, torch {m['torch']}; measured {documents[0]['created'][:10]}.",
         "",
         f"| {' | '.join(COLUMNS)} |",

@@ -9,6 +9,7 @@ import importlib
 import json
 import pickle
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -163,6 +164,8 @@ def test_sides_alternate_and_warm_up_is_left_out() -> None:
     seconds = common.alternate(sides, 2, "cpu", warmup=1)
     assert calls == ["a", "b"] * 3
     assert [len(times) for times in seconds.values()] == [2, 2]
+    slept = common.alternate({"a": lambda: time.sleep(0.2)}, 1, "cpu", clock="cpu")
+    assert slept["a"][0] < 0.1, "waiting is no computing"
     assert common.ratio({"a": [4.0, 9.0, 2.0], "b": [2.0, 3.0, 2.0]}, "a", "b") == {"median": 2, "low": 1, "high": 3}
 
 
@@ -216,7 +219,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     for i in range(2):
         decode.draw_photo(photos / f"{i}.jpg", 90, 60, decode.np.random.default_rng(i))
     files = {name: folder / f"{name}.json" for name in ("step", "evaluate", "decode")}
-    small = ["--quick", "--rounds", "1", "--backbone", "miniature"]
+    small = ["--quick", "--rounds", "1", "--backbone", "miniature", "--precisions", "fp32,bf16"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(machine, "SHAPES", ((64, 64, 64), (128, 64, 64)))
         patch.setattr(common, "in_fresh_process", in_this_process)
@@ -291,7 +294,7 @@ def test_plot_draws_every_panel(results: dict[str, Path], tmp_path: Path) -> Non
 
 
 def document(kind: str, entries: list[dict[str, Any]], **settings: Any) -> dict[str, Any]:
-    shared = {"device": "cpu", "backbone": models.RANDOM, "plain": True, "plain_precision": "fp32"}
+    shared = {"device": "cpu", "clock": "wall", "backbone": models.RANDOM, "plain": True, "plain_precision": "fp32"}
     return {"benchmark": kind, "created": "2026-01-01", "machine": machine.describe(), "entries": entries,
             "settings": {**shared, "precisions": ["fp32"], **settings}, "peak": {"fp32": 100.0}}  # fmt: skip
 

@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 
 from anprompt.clip import ImageTransform
 from anprompt.errors import UserError
+from anprompt.methods import Method
 from anprompt.training import TrainingResult, batches, checkpoint, loop, train
 from anprompt.training.batches import one_ahead, prefetches
 from anprompt.training.checkpoint import FILE, load_state
@@ -24,6 +25,11 @@ from helpers_clip import random_backbone
 from helpers_fit import Vector, copies, new_method, pictures, same, short_recipe, state_of
 
 # ---- numbers that stay on the device for some steps ------------------------------------------------------------------
+
+
+def shallow(**options: Any) -> Method:
+    """A method on few blocks: what is tested here does not depend on their number."""
+    return new_method(backbone=random_backbone(vision_depth=3, text_depth=3), layers="last-2", **options)
 
 
 def trained_with_reads(
@@ -43,8 +49,8 @@ def trained_with_reads(
 
 @pytest.mark.parametrize("every", [5, 100])
 def test_reading_numbers_seldom_changes_nothing(every: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    tensors, reported, rows, result = trained_with_reads(1, monkeypatch, tmp_path / "one", new_method())
-    again = trained_with_reads(every, monkeypatch, tmp_path / "many", new_method())
+    tensors, reported, rows, result = trained_with_reads(1, monkeypatch, tmp_path / "one", shallow())
+    again = trained_with_reads(every, monkeypatch, tmp_path / "many", shallow())
     assert same(again[0], tensors)
     assert again[1] == reported
     assert again[2] == rows
@@ -112,7 +118,7 @@ def test_an_interruption_does_not_keep_numbers_that_were_not_read_yet(
 @pytest.mark.parametrize("preset", ["paper", "snapshot"])
 def test_a_step_reads_nothing_back_from_the_device(preset: str) -> None:
     """On the meta device nothing can be read: what passes there does not make the host wait for a GPU either."""
-    method = new_method(preset=preset)
+    method = shallow(preset=preset)
     method.backbone.to("meta")
     method.to("meta")
     for block in method.blocks:
@@ -140,7 +146,7 @@ def test_only_a_cpu_is_read_after_every_step() -> None:
 
 
 def test_batches_made_ahead_are_the_same_bit_by_bit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    plain, *_ = trained_with_reads(1, monkeypatch, tmp_path / "plain", new_method())
+    plain, *_ = trained_with_reads(1, monkeypatch, tmp_path / "plain", shallow())
     monkeypatch.setattr(batches, "prefetches", lambda _: True)
     threads = set()
     crop = ImageTransform.random_resized_crop
@@ -150,7 +156,7 @@ def test_batches_made_ahead_are_the_same_bit_by_bit(tmp_path: Path, monkeypatch:
         return crop(*arguments, **named)
 
     monkeypatch.setattr(ImageTransform, "random_resized_crop", watched)
-    ahead, *_ = trained_with_reads(1, monkeypatch, tmp_path / "ahead", new_method())
+    ahead, *_ = trained_with_reads(1, monkeypatch, tmp_path / "ahead", shallow())
     assert same(ahead, plain)
     assert threads
     assert threading.get_ident() not in threads

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
@@ -20,16 +19,16 @@ if TYPE_CHECKING:
     from anprompt.methods import Method
 
 FEW = 8  # pictures in the first batches, by whose memory the size of the others is chosen
-MOST = {"cpu": 64, "cuda": 256}  # pictures in a batch beyond which larger ones are no faster: docs/speed.md
+MOST = {"cpu": 32, "cuda": 256}  # on a CPU larger batches were no faster (ViT-B/16; 8: 12 % slower, 64 and 128: equal)
 SHARE = 0.5  # of the free memory that a batch may take
 T = TypeVar("T")
 
 
 def batch_size(bytes_per_picture: float, device: torch.device) -> int:
     """How many pictures go through together: a power of two that fits into half of the free memory, at least 8."""
-    most, free = MOST.get(device.type, FEW * 4), memory_free(device)
+    most, free = MOST.get(device.type, MOST["cpu"]), memory_free(device)
     if free is not None and bytes_per_picture > 0:
-        most = min(most, int(SHARE * free / bytes_per_picture))
+        most = int(min(most, SHARE * free / bytes_per_picture))
     return FEW if most < FEW else 1 << (most.bit_length() - 1)
 
 
@@ -65,17 +64,15 @@ def stream_logits(
     size, done = batch or FEW, 0  # done: batches
     iterator = iter(items)
     with ThreadPoolExecutor(max_workers=threads) as pool:
-        waiting: deque[tuple[list[T], list[Future[Tensor | BadImage]]]] = deque()
 
-        def fill() -> None:
-            while len(waiting) < 2 and (chunk := list(islice(iterator, size))):  # one ahead of the forward pass
-                waiting.append((chunk, [pool.submit(load, item) for item in chunk]))
+        def start_loading() -> tuple[list[T], list[Future[Tensor | BadImage]]]:
+            chunk = list(islice(iterator, size))
+            return chunk, [pool.submit(load, item) for item in chunk]
 
-        fill()
-        while waiting:
-            chunk, futures = waiting.popleft()
+        ahead = start_loading()
+        while ahead[0]:
+            (chunk, futures), ahead = ahead, start_loading()  # one batch is decoded during the forward pass of another
             loaded = [future.result() for future in futures]
-            fill()
             bad.extend(result for result in loaded if isinstance(result, BadImage))
             good = [(item, result) for item, result in zip(chunk, loaded, strict=True) if isinstance(result, Tensor)]
             if not good or (stop and bad):

@@ -63,7 +63,8 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     shapes_only: nothing is computed, as if on ``device``. Tensors from outside keep their numbers, whatever is written
     to them. Only what is made from nothing or from whole numbers (positions, lengths, masks) gets its true values,
-    because code reads them; a single number read from anything else is 1.
+    because code reads them; a single number read from anything else is 1. ``torch.empty(…, device="meta")`` makes a
+    tensor without numbers of any size.
     """
 
     def __init__(self, *, shapes_only: bool = False, device: torch.device | None = None) -> None:
@@ -106,12 +107,6 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
         self._alive[key] = weakref.ref(storage, gone)
 
-    def empty(self, *shape: int) -> Tensor:
-        """A tensor without numbers that counts as made here."""
-        made = Shape.like(torch.empty(*shape, device="meta"), self.device)
-        self._count(made.untyped_storage())
-        return made
-
     def check_all_gone(self) -> None:
         """Raise ``RuntimeError`` if a tensor without numbers is still kept anywhere: later code would stumble on it."""
         if set(self._alive) - self._true:
@@ -125,7 +120,8 @@ class LiveBytes(TorchDispatchMode):  # type: ignore[no-untyped-call]
         """Whether an operation is one of the few that are really run."""
         if not given:
             made = _tensors(_on_meta(func, args, kwargs))
-            return bool(made) and all(tensor.numel() <= SMALL for tensor in made)
+            small = bool(made) and all(tensor.numel() <= SMALL for tensor in made)
+            return small and str(kwargs.get("device")) != "meta"
         known = all(
             type(t) is not Shape
             and t.numel() <= SMALL
