@@ -58,12 +58,6 @@ def where(task: tuple[int, Path]) -> int:
     return number * number
 
 
-def torch_threads(task: int) -> int:
-    import torch
-
-    return torch.get_num_threads()
-
-
 def die_until(task: tuple[str, Path, int, int]) -> str:
     """``(name, folder, deaths, signal)``: the first ``deaths`` calls end their process by the signal.
 
@@ -94,11 +88,13 @@ def stubborn(folder: Path) -> None:
 
 
 def train(folder: Path) -> str:
-    """Like a training run: says its process id, then goes on until a signal comes, keeps its state and stops."""
+    """Like a training run: says its process id and threads, goes on until a signal comes, keeps its state and stops."""
+    import torch
+
     from anprompt.training.interrupt import Interrupted, watch_signals
 
     with watch_signals() as stop:
-        (folder / f"pid.{os.getpid()}").touch()
+        (folder / f"pid.{os.getpid()}").write_text(str(torch.get_num_threads()))
         while not stop.signum:
             time.sleep(0.05)
         time.sleep(0.5)  # the step is finished and the state written; a second signal of the kind would end it

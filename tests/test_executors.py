@@ -113,10 +113,6 @@ def test_a_worker_lives_for_many_tasks_and_has_the_threads_it_was_given(monkeypa
     assert helpers.CALLS == 0, "nothing ran here"
 
 
-def test_torch_in_a_worker_has_the_threads_it_was_given() -> None:
-    assert [outcome.result for outcome in run_processes(helpers.torch_threads, [0], jobs=1, threads=2)] == [2]
-
-
 @pytest.mark.parametrize("number", [0, signal.SIGKILL, signal.SIGTERM])
 def test_a_worker_that_dies_costs_only_a_second_try_of_its_task(number: int, tmp_path: Path) -> None:
     tasks = [("a", tmp_path, 0, 0), ("dies", tmp_path, 2, number), ("b", tmp_path, 0, 0), ("c", tmp_path, 0, 0)]
@@ -155,12 +151,13 @@ def test_an_interruption_ends_the_list_that_runs_in_this_process(error: BaseExce
         list(run_serial(interrupted, [1, 2]))
 
 
-def test_sigterm_is_passed_on_and_the_runs_keep_their_state(tmp_path: Path) -> None:
+def test_sigterm_is_passed_on_and_training_with_its_threads_keeps_its_state(tmp_path: Path) -> None:
     thread = helpers.press(signal.SIGTERM, tmp_path, runs=1)
     with pytest.raises(SystemExit) as end:
-        list(run_processes(helpers.train, [tmp_path] * 2, jobs=1, threads=1))
+        list(run_processes(helpers.train, [tmp_path] * 2, jobs=1, threads=2))
     thread.join()
     assert end.value.code == 143
+    assert [path.read_text() for path in tmp_path.glob("pid.*")] == ["2"], "torch has the threads that were asked for"
     assert [path.read_text() for path in tmp_path.glob("state.*")] == ["SIGINT"]
 
 
