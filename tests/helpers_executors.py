@@ -18,10 +18,13 @@ def square(task: int) -> dict[str, int]:
     return {"square": task * task}
 
 
-def slow_first(task: int) -> int:
-    """The first task is the last to end."""
-    time.sleep(1.5 if task == 0 else 0)
-    return task
+def last(task: tuple[int, Path]) -> int:
+    """Task 0 ends only after three others have."""
+    number, folder = task
+    while number == 0 and len(list(folder.glob("ended.*"))) < 3:
+        time.sleep(0.05)
+    (folder / f"ended.{number}").touch()
+    return number
 
 
 def fussy(task: Any) -> Any:
@@ -106,7 +109,7 @@ def press(number: int, folder: Path, runs: int, times: int = 1) -> threading.Thr
     """Send the signal to this process ``times`` times, once ``runs`` runs have said their process id."""
 
     def wait_and_press() -> None:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 120
         while len(list(folder.glob("pid.*"))) < runs and time.monotonic() < end:
             time.sleep(0.05)
         for _ in range(times):
