@@ -18,10 +18,13 @@ def square(task: int) -> dict[str, int]:
     return {"square": task * task}
 
 
-def slow_first(task: int) -> int:
-    """The first task is the last to end."""
-    time.sleep(1.5 if task == 0 else 0)
-    return task
+def last(task: tuple[int, Path]) -> int:
+    """Task 0 ends only after three others have."""
+    number, folder = task
+    while number == 0 and len(list(folder.glob("ended.*"))) < 3:
+        time.sleep(0.05)
+    (folder / f"ended.{number}").touch()
+    return number
 
 
 def fussy(task: Any) -> Any:
@@ -58,12 +61,6 @@ def where(task: tuple[int, Path]) -> int:
     return number * number
 
 
-def torch_threads(task: int) -> int:
-    import torch
-
-    return torch.get_num_threads()
-
-
 def die_until(task: tuple[str, Path, int, int]) -> str:
     """``(name, folder, deaths, signal)``: the first ``deaths`` calls end their process by the signal.
 
@@ -94,11 +91,13 @@ def stubborn(folder: Path) -> None:
 
 
 def train(folder: Path) -> str:
-    """Like a training run: says its process id, then goes on until a signal comes, keeps its state and stops."""
+    """Like a training run: says its process id and threads, goes on until a signal comes, keeps its state and stops."""
+    import torch
+
     from anprompt.training.interrupt import Interrupted, watch_signals
 
     with watch_signals() as stop:
-        (folder / f"pid.{os.getpid()}").touch()
+        (folder / f"pid.{os.getpid()}").write_text(str(torch.get_num_threads()))
         while not stop.signum:
             time.sleep(0.05)
         time.sleep(0.5)  # the step is finished and the state written; a second signal of the kind would end it
@@ -110,7 +109,7 @@ def press(number: int, folder: Path, runs: int, times: int = 1) -> threading.Thr
     """Send the signal to this process ``times`` times, once ``runs`` runs have said their process id."""
 
     def wait_and_press() -> None:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 120
         while len(list(folder.glob("pid.*"))) < runs and time.monotonic() < end:
             time.sleep(0.05)
         for _ in range(times):

@@ -24,7 +24,7 @@ def cluster() -> Iterator[Any]:
 @pytest.fixture
 def bench(cli: Cli, small_clip: Path, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     monkeypatch.chdir(tmp_path)
-    Path("quick.yaml").write_text(QUICK.replace("epochs: 2", "epochs: 60"))
+    Path("quick.yaml").write_text(QUICK.replace("epochs: 2", "epochs: 20"))
 
     def run(out: str, *more: object) -> None:
         # A cluster's machines have working folders of their own, so paths are whole.
@@ -41,6 +41,7 @@ def adapters(folder: str) -> dict[str, bytes]:
     return {path.parent.name: path.read_bytes() for path in Path(folder, "adapters").rglob("adapter.safetensors")}
 
 
+@pytest.mark.timeout(600)
 def test_a_cluster_gives_the_records_of_one_process_also_when_a_machine_is_lost(
     bench: Any, cluster: Any, tmp_path: Path
 ) -> None:

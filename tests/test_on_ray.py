@@ -67,10 +67,6 @@ def test_outcomes_equal_those_of_this_process_and_only_a_few_tasks_are_handed_ov
     assert "INFO" not in err
 
 
-def test_torch_has_as_many_threads_as_the_run_has_cores(execute: Any) -> None:
-    assert [outcome.result for outcome in execute(helpers.torch_threads, [0])] == [1], "not the 4 of the machine"
-
-
 def test_a_worker_that_dies_costs_a_second_try_and_at_last_a_sentence(execute: Any, tmp_path: Path) -> None:
     deaths = [("once", 1, signal.SIGKILL), ("always", 99, 0), ("told to stop", 1, -1), ("never", 0, 0)]
     tasks = [(name, tmp_path, times, number) for name, times, number in deaths]
@@ -89,9 +85,10 @@ def test_ctrl_c_cancels_what_runs_and_the_runs_keep_their_state(execute: Any, tm
     with pytest.raises(KeyboardInterrupt):
         list(execute(helpers.train, [tmp_path] * 3))
     thread.join()
-    pids = {path.suffix for path in tmp_path.glob("pid.*")}
+    pids = {path.suffix: path.read_text() for path in tmp_path.glob("pid.*")}
     assert len(pids) == 2, "the third was not begun"
-    assert {path.suffix for path in tmp_path.glob("state.*")} == pids
+    assert {path.suffix for path in tmp_path.glob("state.*")} == pids.keys()
+    assert set(pids.values()) == {"1"}, "torch has as many threads as the run has cores, not the 4 of the machine"
     assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == handlers
 
 
@@ -110,7 +107,7 @@ def test_both_machines_work_and_one_lost_in_the_middle_loses_nothing(
     stays = cluster.head_node.node_id
 
     def lose_when_both_are_busy() -> None:
-        end = time.monotonic() + 60
+        end = time.monotonic() + 120
         while len({path.suffix for path in tmp_path.iterdir()}) < 2 and time.monotonic() < end:
             time.sleep(0.05)
         cluster.remove_node(lost, allow_graceful=False)

@@ -91,7 +91,7 @@ def run_processes(work: Work, tasks: Iterable[Any], jobs: int, threads: int, ret
     A worker is a fresh interpreter (*spawn*) that lives for many tasks, so what ``work`` keeps in a module's variable
     is still there for the next one. A worker that dies costs only its own task, which is started again up to
     ``retries`` times; a task that raises is not. Workers read nothing from stdin and share stdout and stderr with this
-    process. The start begins with the first ``next()``.
+    process, and cannot start processes with ``multiprocessing``. Everything starts with the first ``next()``.
 
     Ctrl-C and SIGTERM are passed on; the runs have ``GRACE`` seconds to keep their state, then :func:`stopped` is
     raised. A second signal ends everything at once. Leaving the iterator early, or the death of this process, asks the
