@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from anprompt.clip import ImageTransform
 from anprompt.errors import UserError
-from anprompt.training import TrainingResult, batches, checkpoint, loop, train
+from anprompt.training import Interrupted, TrainingResult, batches, checkpoint, loop, train
 from anprompt.training.batches import one_ahead, prefetches
 from anprompt.training.checkpoint import FILE, load_state
 from anprompt.training.log import LOG, StepReader, steps_between_reads
@@ -185,3 +185,64 @@ def test_what_goes_wrong_while_a_batch_is_made_ahead_is_raised_at_its_turn() -> 
     with pytest.raises(ValueError, match="two"):
         next(made)
     assert threading.active_count() == before, "its thread has ended"
+
+
+# ---- what a method may do at its place in the loop -------------------------------------------------------------------
+
+
+class Averaged(Vector):
+    """Its gradient is halved by a rule of its own; after the last epoch it becomes the mean of its states."""
+
+    def __init__(self, backbone: Any) -> None:
+        super().__init__(backbone)
+        self.sum = torch.zeros(3)
+        self.ended: list[tuple[int, bool]] = []
+
+    def backward(self, losses: Any) -> None:
+        super().backward(losses)
+        assert self.colour.grad is not None
+        self.colour.grad *= 0.5
+
+    def end_epoch(self, epoch: int, *, last: bool) -> None:
+        self.ended.append((epoch, last))
+        self.sum += self.colour.detach()
+        if last:
+            self.colour.data.copy_(self.sum / (epoch + 1))
+
+    def training_state(self) -> dict[str, torch.Tensor]:
+        return {"sum": self.sum}
+
+
+def test_the_loop_takes_a_methods_gradient_rule_and_ends_its_epochs() -> None:
+    method, plain = Averaged(random_backbone()), Vector(random_backbone())
+    train(method, pictures(8), short_recipe(optimizer="sgd", epochs=1), seed=1)
+    train(plain, pictures(8), short_recipe(optimizer="sgd", epochs=1, lr=0.01, warmup_lr=0.0025), seed=1)
+    torch.testing.assert_close(method.colour, plain.colour)
+    assert method.ended == [(0, True)]
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3, 5, 6])
+def test_what_a_method_gathers_over_epochs_survives_resuming(stop_after: int, tmp_path: Path) -> None:
+    whole = Averaged(random_backbone())
+    train(whole, pictures(), short_recipe(), seed=1, folder=tmp_path / "whole")
+    assert whole.ended == [(0, False), (1, False), (2, True)]
+    cut = Averaged(random_backbone())
+
+    def report(epoch: int, step: int, steps: int, _: Any) -> None:
+        if epoch * steps + step + 1 == stop_after:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        train(cut, pictures(), short_recipe(), seed=1, folder=tmp_path, report=report)
+    resumed = Averaged(random_backbone())
+    train(resumed, pictures(), short_recipe(), seed=1, folder=tmp_path, resume=True)
+    assert torch.equal(resumed.colour, whole.colour)
+    assert same(state_of(tmp_path), state_of(tmp_path / "whole"))
+    assert "training.sum" in state_of(tmp_path)
+    assert set(copies(resumed)) == {"colour"}, "no part of the adapter"
+
+
+def test_a_state_without_what_the_method_gathers_is_refused(tmp_path: Path) -> None:
+    train(Vector(random_backbone()), pictures(), short_recipe(epochs=1), seed=1, folder=tmp_path)
+    with pytest.raises(UserError, match="another version's method"):
+        train(Averaged(random_backbone()), pictures(), short_recipe(epochs=1), seed=1, folder=tmp_path, resume=True)

@@ -142,6 +142,20 @@ class Method(nn.Module, ABC):
     def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Loss terms of a batch ``{"pixels": (B, 3, H, W), "labels": (B,)}``; ``"total"`` is what is minimised."""
 
+    def backward(self, losses: Mapping[str, Tensor]) -> None:
+        """Fill the parameters' gradients from what :meth:`losses` gave; a method with a gradient rule replaces this."""
+        losses["total"].backward()  # type: ignore[no-untyped-call]
+
+    def end_epoch(self, epoch: int, *, last: bool) -> None:
+        """Called by the loop after each epoch (counted from 0), before the state is written."""
+
+    def training_state(self) -> dict[str, Tensor]:
+        """What continuing a run needs beside ``state_dict()``, by name; a written state is copied into these tensors.
+
+        Unlike buffers, they do not become part of the adapter.
+        """
+        return {}
+
     # ---- prediction ------------------------------------------------------------------------------------------------
 
     @abstractmethod
