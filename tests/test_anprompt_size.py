@@ -25,6 +25,11 @@ PIXELS = batch(5)["pixels"]
         ("anprompt", "paper", {"maps": "shared"}, 1_052_416),
         ("anprompt", "snapshot", {}, 5_117_952),
         ("zero-shot", None, {}, 0),
+        ("coop", "paper", {}, 2_048),
+        ("coop", "few-shot", {}, 8_192),
+        ("cocoop", None, {}, 35_360),
+        ("kgcoop", None, {}, 2_048),
+        ("prograd", None, {}, 8_192),
     ],
 )
 def test_learnable_numbers_on_the_shape_of_vit_b_16(

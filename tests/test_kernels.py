@@ -48,8 +48,8 @@ def literal(queries: Tensor | None, rows: Tensor, shared: Tensor | None, packing
 
 @settings(max_examples=40, deadline=None)
 @given(
-    groups=groups, shared=st.integers(0, 3), runs=st.integers(1, 3), reads=st.one_of(st.none(), st.integers(1, 3)), causal=st.booleans(),
-    which=st.sampled_from(sorted(ATTEND)),
+    groups=groups, shared=st.integers(0, 3), runs=st.integers(1, 3), reads=st.one_of(st.none(), st.integers(1, 3)),
+    causal=st.booleans(), which=st.sampled_from(sorted(ATTEND)),
 )  # fmt: skip
 def test_attention_equals_the_formula(
     groups: tuple[tuple[int, int], ...], shared: int, runs: int, reads: int | None, causal: bool, which: str

@@ -1,0 +1,152 @@
+"""CoOp and its successors written down a second time: literal, slow, in fp64, without a line of ``anprompt.methods``.
+
+One image and one class at a time, all 77 text positions, every row of every block. Each function takes numbers only:
+learnables by their names in the method's ``state_dict``, the options, the class names and a batch. It returns the loss
+terms and the logits ``(B, C)``. Equation numbers are those at the top of the method's file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from literal_anprompt import SCALE, Encoder, cross_entropy, mask, softmax, unit
+
+Learnables = Mapping[str, Tensor]
+Outcome = tuple[dict[str, Tensor], Tensor]
+
+
+class PromptedEncoder(Encoder):
+    """Both towers, for one image or one sentence, with prompts from the input on."""
+
+    def prompted_text(self, sentence: str, words: Mapping[int, Tensor], deep: Sequence[Tensor] = ()) -> Tensor:
+        """``(d,)`` at EOT. words: position -> vector ``(D,)`` that stands there instead of the word's embedding.
+
+        deep: ``(K, D)`` each, hidden states 1..K before block 2, 3, …
+        """
+        ids = self.tokenizer([sentence])[0].tolist()
+        embedded = [words[i] if i in words else self.w["text.token.weight"][n] for i, n in enumerate(ids)]
+        x = torch.stack(embedded) + self.w["text.position"]
+        for number in range(1, self.config.text.depth + 1):
+            if 0 <= number - 2 < len(deep):
+                new = deep[number - 2]
+                x = torch.cat([x[:1], new, x[1 + len(new) :]])
+            x = self.block(x, "text", number, mask(len(x), True))
+        x = self.norm(x, "text.ln_final", self.config.text.eps)
+        return self.w["text.projection.weight"] @ x[ids.index(self.config.eot_id)]
+
+    def prompted_image(self, pixels: Tensor, tokens: Sequence[Tensor] = ()) -> Tensor:
+        """``(d,)`` of the class token. tokens: ``(K, D)`` each, behind the patches, before ``ln_pre``, block 2, 3, …"""
+        p, eps = self.config.patch_size, self.config.vision.eps
+        kernel = self.w["vision.patch.weight"].flatten(1)
+        rows = [self.w["vision.cls"]]
+        for top in range(0, pixels.shape[1], p):
+            for left in range(0, pixels.shape[2], p):
+                rows.append(kernel @ pixels[:, top : top + p, left : left + p].double().flatten())
+        x = torch.stack(rows) + self.w["vision.position"]
+        if tokens:
+            x = torch.cat([x, tokens[0]])
+        x = self.norm(x, "vision.ln_pre", eps)
+        for number in range(1, self.config.vision.depth + 1):
+            if 2 <= number <= len(tokens):
+                new = tokens[number - 1]
+                x = torch.cat([x[: len(x) - len(new)], new])
+            x = self.block(x, "vision", number, mask(len(x), False))
+        return self.w["vision.projection.weight"] @ self.norm(x, "vision.ln_post", eps)[0]
+
+    def unit_images(self, pixels: Tensor, tokens: Sequence[Tensor] = ()) -> Tensor:
+        return torch.stack([unit(self.prompted_image(one, tokens)) for one in pixels])
+
+    def unit_templates(self, names: Sequence[str], template: str = "a photo of a {}.") -> Tensor:
+        return torch.stack([unit(self.text(template.replace("{}", name))) for name in names])
+
+
+@dataclass
+class Case:
+    """What a literal method is given."""
+
+    encoder: PromptedEncoder
+    leaf: Learnables
+    options: Any
+    names: Sequence[str]
+    pixels: Tensor
+    labels: Tensor
+
+
+def context_features(case: Case, context: Tensor) -> Tensor:
+    """Unit ``(C, d)`` of "[v]_1 … [v]_M name."."""
+    m = len(context)
+    words = {1 + i: context[i] for i in range(m)}
+    return torch.stack([unit(case.encoder.prompted_text(f"{'X ' * m}{name}.", words)) for name in case.names])
+
+
+def coop(case: Case) -> Outcome:
+    context, m = case.leaf["context"], case.options.length
+    before = {"end": m, "middle": m // 2, "front": 0}[case.options.position]
+    rows = []
+    for name in case.names:
+        sentence = "X " * before + name + " X" * (m - before) + "."
+        ids = case.encoder.tokenizer([name])[0].tolist()
+        inside = ids.index(case.encoder.config.eot_id) - 1  # tokens of the name
+        words = {1 + i + (inside if i >= before else 0): context[i] for i in range(m)}
+        rows.append(unit(case.encoder.prompted_text(sentence, words)))
+    logits = SCALE * case.encoder.unit_images(case.pixels) @ torch.stack(rows).T
+    loss = cross_entropy(logits, case.labels)
+    return {"total": loss, "cross_entropy": loss}, logits
+
+
+def kgcoop(case: Case) -> Outcome:
+    f_t = context_features(case, case.leaf["context"])
+    logits = SCALE * case.encoder.unit_images(case.pixels) @ f_t.T
+    frozen = case.encoder.unit_templates(case.names, case.options.target or "a photo of a {}.")
+    knowledge = 1 - sum((f_t[c] * frozen[c]).sum() for c in range(len(f_t))) / len(f_t)
+    ce = cross_entropy(logits, case.labels)
+    return {"total": ce + 8 * knowledge, "cross_entropy": ce, "knowledge": knowledge}, logits
+
+
+def cocoop(case: Case) -> Outcome:
+    leaf, rows = case.leaf, []
+    for f_v in case.encoder.unit_images(case.pixels):
+        hidden = (leaf["meta_net.0.weight"] @ f_v + leaf["meta_net.0.bias"]).clamp(min=0)
+        shift = leaf["meta_net.2.weight"] @ hidden + leaf["meta_net.2.bias"]
+        context = torch.stack([v + shift for v in leaf["context"]])
+        rows.append(SCALE * context_features(case, context) @ f_v)
+    logits = torch.stack(rows)
+    loss = cross_entropy(logits, case.labels)
+    return {"total": loss, "cross_entropy": loss}, logits
+
+
+def prograd(case: Case) -> Outcome:
+    f_v, t = case.encoder.unit_images(case.pixels), case.options.temperature
+    logits = SCALE * f_v @ context_features(case, case.leaf["context"]).T
+    teacher = SCALE * f_v @ case.encoder.unit_templates(case.names).T
+    p, q = softmax(teacher / t), softmax(logits / t)
+    kl = sum(-(p[b, c] * torch.log(q[b, c])) for b in range(len(p)) for c in range(p.shape[1])) * t * t / len(p)
+    ce = cross_entropy(logits, case.labels)
+    return {"total": ce, "cross_entropy": ce, "zero_shot_alignment": torch.as_tensor(kl)}, logits
+
+
+def plain_gradients(case: Case, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    found = torch.autograd.grad(losses["total"], list(case.leaf.values()), retain_graph=True)
+    return dict(zip(case.leaf, found, strict=True))
+
+
+def projected_gradients(case: Case, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """ProGrad's (4)."""
+    out = {}
+    for name, leaf in case.leaf.items():
+        (g_b,) = torch.autograd.grad(losses["zero_shot_alignment"], leaf, retain_graph=True)
+        (g_a,) = torch.autograd.grad(losses["cross_entropy"], leaf, retain_graph=True)
+        length = torch.sqrt((g_b * g_b).sum())
+        if (g_a * g_b).sum() < 0:
+            out[name] = g_a - case.options.projection * (g_a * (g_b / length)).sum() * (g_b / length)
+        else:
+            out[name] = g_a
+    return out
+
+
+LITERAL: dict[str, Callable[[Case], Outcome]] = {"coop": coop, "kgcoop": kgcoop, "cocoop": cocoop, "prograd": prograd}

@@ -1,0 +1,93 @@
+"""The methods of CoOp's line against their literal second implementation in ``literal_prompts.py``."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from anprompt import methods
+from anprompt.clip import Backbone
+from helpers_clip import random_backbone
+from helpers_methods import NAMES, NEW_NAMES, bank, batch, perturb
+from literal_prompts import LITERAL, Case, PromptedEncoder, plain_gradients, projected_gradients
+
+TOLERANCE = 1e-4
+CASES: dict[str, tuple[str, dict[str, Any]]] = {
+    "coop": ("coop", {}),
+    "coop, name in the middle": ("coop", {"length": 5, "start": "", "position": "middle"}),
+    "coop, name in front": ("coop", {"length": 3, "start": "a photo", "position": "front"}),
+    "kgcoop": ("kgcoop", {}),
+    "kgcoop, other target": ("kgcoop", {"target": "an image with a large {}."}),
+    "cocoop": ("cocoop", {}),
+    "prograd": ("prograd", {}),
+    "prograd, contradicted": ("prograd", {"length": 4, "temperature": 2.0, "projection": 0.8}),
+}
+
+
+def backbone() -> Backbone:
+    return random_backbone(seed=3, vision_depth=4, text_depth=3, image_size=16)
+
+
+def close(ours: Tensor, literal: Tensor, what: str) -> None:
+    size = literal.abs().max()
+    assert size > 0, f"{what} is zero: the comparison says nothing"
+    assert ours.shape == literal.shape
+    difference = (ours.double() - literal).abs().max() / size
+    assert difference <= TOLERANCE, f"{what}: relative difference {difference:.1e}"
+
+
+@pytest.mark.parametrize("chosen", CASES)
+def test_losses_gradients_and_logits_equal_the_literal_ones(chosen: str) -> None:
+    name, options = CASES[chosen]
+    data = batch(3, len(NAMES), seed=3, side=16)
+    method = perturb(methods.create(name, backbone(), NAMES, texts=bank(), **options), seed=3)
+    leaf = {key: p.detach().double().clone().requires_grad_() for key, p in method.named_parameters()}
+    case = Case(PromptedEncoder(backbone()), leaf, method.options, NAMES, data["pixels"], data["labels"])
+
+    theirs, logits = LITERAL[name](case)
+    gradients = plain_gradients(case, theirs)
+    if name == "prograd":
+        plain, gradients = gradients, projected_gradients(case, theirs)
+        assert torch.equal(plain["context"], gradients["context"]) is ("contradicted" not in chosen)
+    ours = method.losses(data)
+    assert set(ours) == set(theirs)
+    for term in theirs:
+        close(ours[term].detach(), theirs[term].detach(), term)
+    method.backward(ours)
+    for key, parameter in method.named_parameters():
+        assert parameter.grad is not None
+        close(parameter.grad, gradients[key], f"gradient of {key}")
+    close(method.logits(data["pixels"]), logits.detach(), "logits")
+
+    case.names = NEW_NAMES[:2]
+    case.labels = torch.zeros_like(case.labels)
+    with torch.no_grad():
+        new = LITERAL[name](case)[1]
+    close(method.with_classes(NEW_NAMES[:2], bank()).logits(data["pixels"]), new, "logits of new classes")
+
+
+@pytest.mark.parametrize("chunk", [None, 2])
+def test_prograd_takes_out_what_contradicts_and_only_that(chunk: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By the definition: never against the general direction, unchanged where the two agree."""
+    own = backbone()
+    monkeypatch.setattr(own, "class_chunk", chunk)
+    seen = set()
+    for seed in range(4):
+        data = batch(3, len(NAMES), seed=seed, side=16)
+        method: Any = perturb(methods.create("prograd", own, NAMES, length=4, temperature=2.0), seed)
+        special, general = (
+            torch.autograd.grad(method.losses(data)[term], method.context)[0]
+            for term in ("cross_entropy", "zero_shot_alignment")
+        )
+        method.backward(method.losses(data))
+        against = bool((special * general).sum() < 0)
+        seen.add(against)
+        if against:
+            cosine = torch.cosine_similarity(method.context.grad.flatten(), general.flatten(), dim=0)
+            assert abs(float(cosine)) < 1e-4
+        else:
+            assert torch.allclose(method.context.grad, special, rtol=1e-5, atol=1e-6 * float(special.abs().max()))
+    assert seen == {False, True}
