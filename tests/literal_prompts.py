@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from anprompt.text import ENSEMBLE
 from literal_anprompt import SCALE, Encoder, cross_entropy, mask, softmax, unit
 
 Learnables = Mapping[str, Tensor]
@@ -130,6 +131,53 @@ def prograd(case: Case) -> Outcome:
     return {"total": ce, "cross_entropy": ce, "zero_shot_alignment": torch.as_tensor(kl)}, logits
 
 
+def deep_features(case: Case, text: Sequence[Tensor], start: str = "a photo of a") -> list[Tensor]:
+    """``(d,)`` of each class, not normalised: the first prompts instead of words, the others over hidden states."""
+    k = len(text[0])
+    front = start if len(start.split()) >= k else "X " * (k - 1) + "X"
+    words = {1 + i: text[0][i] for i in range(k)}
+    return [case.encoder.prompted_text(f"{front} {name}.", words, text[1:]) for name in case.names]
+
+
+def maple(case: Case) -> Outcome:
+    text, vision = [], []
+    for block in range(case.options.depth):
+        p = case.leaf["text_prompts"][block]
+        w, b = (case.leaf[f"to_vision.maps.{block}.{kind}"] for kind in ("weight", "bias"))
+        text.append(p)
+        vision.append(torch.stack([w @ p[i] + b for i in range(len(p))]))
+    f_t = torch.stack([unit(f) for f in deep_features(case, text, case.options.start)])
+    logits = SCALE * case.encoder.unit_images(case.pixels, vision) @ f_t.T
+    loss = cross_entropy(logits, case.labels)
+    return {"total": loss, "cross_entropy": loss}, logits
+
+
+def promptsrc(case: Case) -> Outcome:
+    o, leaf = case.options, case.leaf
+    text, vision = ([leaf[name][i] for i in range(o.depth)] for name in ("text_prompts", "vision_prompts"))
+    f_t = torch.stack([unit(f) for f in deep_features(case, text, o.start)])
+    f_v = case.encoder.unit_images(case.pixels, vision)
+    logits = SCALE * f_v @ f_t.T
+    if o.wordings == "ensemble":
+        rows = []
+        for name in case.names:
+            features = [case.encoder.text(template.replace("{}", name)) for template in ENSEMBLE]
+            rows.append(unit(sum(features[1:], features[0]) / len(features)))
+        t_clip = torch.stack(rows)
+    else:
+        t_clip = case.encoder.unit_templates(case.names)
+    v_clip = case.encoder.unit_images(case.pixels)
+    p_clip, p = softmax(SCALE * v_clip @ t_clip.T), softmax(logits)
+    terms = [
+        p_clip[b, c] * (torch.log(p_clip[b, c]) - torch.log(p[b, c])) for b in range(len(p)) for c in range(p.shape[1])
+    ]
+    ce, kl = cross_entropy(logits, case.labels), torch.stack(terms).sum() / len(terms)
+    l_text, l_image = (f_t - t_clip).abs().sum() / f_t.numel(), (f_v - v_clip).abs().sum() / f_v.numel()
+    total = ce + 25 * l_text + 10 * l_image + kl
+    return {"total": total, "cross_entropy": ce, "text_distance": l_text, "image_distance": l_image,
+            "zero_shot_agreement": kl}, logits  # fmt: skip
+
+
 def plain_gradients(case: Case, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
     found = torch.autograd.grad(losses["total"], list(case.leaf.values()), retain_graph=True)
     return dict(zip(case.leaf, found, strict=True))
@@ -149,4 +197,6 @@ def projected_gradients(case: Case, losses: Mapping[str, Tensor]) -> dict[str, T
     return out
 
 
-LITERAL: dict[str, Callable[[Case], Outcome]] = {"coop": coop, "kgcoop": kgcoop, "cocoop": cocoop, "prograd": prograd}
+LITERAL: dict[str, Callable[[Case], Outcome]] = {
+    "coop": coop, "kgcoop": kgcoop, "cocoop": cocoop, "prograd": prograd, "maple": maple, "promptsrc": promptsrc,
+}  # fmt: skip

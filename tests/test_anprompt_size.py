@@ -30,6 +30,10 @@ PIXELS = batch(5)["pixels"]
         ("cocoop", None, {}, 35_360),
         ("kgcoop", None, {}, 2_048),
         ("prograd", None, {}, 8_192),
+        ("maple", "paper", {}, 3_555_072),
+        ("maple", "cross-dataset", {}, 1_185_024),
+        ("promptsrc", "paper", {}, 46_080),
+        ("promptsrc", "cross-dataset", {}, 15_360),
     ],
 )
 def test_learnable_numbers_on_the_shape_of_vit_b_16(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from helpers_methods import NAMES, NEW_NAMES, bank, batch, perturb
 from literal_prompts import LITERAL, Case, PromptedEncoder, plain_gradients, projected_gradients
 
 TOLERANCE = 1e-4
+FEW = {"depth": 3}  # the towers here are not deeper
 CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "coop": ("coop", {}),
     "coop, name in the middle": ("coop", {"length": 5, "start": "", "position": "middle"}),
@@ -24,6 +26,11 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "cocoop": ("cocoop", {}),
     "prograd": ("prograd", {}),
     "prograd, contradicted": ("prograd", {"length": 4, "temperature": 2.0, "projection": 0.8}),
+    "maple": ("maple", FEW),
+    "maple, only the input": ("maple", {"depth": 1, "length": 3}),
+    "maple, more prompts than words": ("maple", {"depth": 2, "length": 5}),
+    "promptsrc": ("promptsrc", FEW),
+    "promptsrc, one template": ("promptsrc", {"depth": 2, "wordings": "template"}),
 }
 
 
@@ -91,3 +98,19 @@ def test_prograd_takes_out_what_contradicts_and_only_that(chunk: int | None, mon
         else:
             assert torch.allclose(method.context.grad, special, rtol=1e-5, atol=1e-6 * float(special.abs().max()))
     assert seen == {False, True}
+
+
+@pytest.mark.parametrize(("mean", "deviation"), [(3.0, 1.0), (15.0, 1.0), (2.0, 10.0)])
+def test_promptsrc_ends_with_the_weighted_mean_of_its_epochs(mean: float, deviation: float) -> None:
+    method: Any = methods.create("promptsrc", backbone(), NAMES[:2], **FEW, mean=mean, deviation=deviation)
+    epochs, states = 5, []
+    for epoch in range(epochs):
+        perturb(method, seed=epoch)
+        states.append({name: p.detach().double().clone() for name, p in method.named_parameters()})
+        before = {name: p.detach().clone() for name, p in method.named_parameters()}
+        method.end_epoch(epoch, last=epoch == epochs - 1)
+        assert all(torch.equal(p, before[name]) for name, p in method.named_parameters()) is (epoch < epochs - 1)
+    weights = [math.exp(-((e - mean) ** 2) / (2 * deviation**2)) for e in range(1, epochs + 1)]
+    for name, p in method.named_parameters():
+        expected = sum(w * state[name] for w, state in zip(weights, states, strict=True)) / sum(weights)
+        close(p.detach(), torch.as_tensor(expected), name)

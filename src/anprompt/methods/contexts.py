@@ -7,8 +7,10 @@ position, before the first layer norm; at deeper blocks the last hidden states a
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,23 +31,22 @@ def word_ids(backbone: Backbone, words: str) -> list[int]:
     return ids[1 : ids.index(backbone.config.eot_id)]
 
 
-def start_of_context(backbone: Backbone, length: int, words: str, *, rest: str = "random", cut: bool = False) -> Tensor:
+def start_of_context(backbone: Backbone, length: int, words: str, *, rest: str = "random") -> Tensor:
     """First values ``(K, D)`` of K = ``length`` context vectors.
 
     words: their embeddings fill the last places; empty: none. rest: the places before, ``"random"``: N(0, 0.02²), or
-    ``"zero"``. cut: with more words than places take the first ones; otherwise that is a :class:`UserError`.
+    ``"zero"``. More words than places are a :class:`UserError`.
     """
     width = backbone.config.text.width
     start = 0.02 * torch.randn(length, width) if rest == "random" else torch.zeros(length, width)
     if words and start.device.type != "meta":
         ids = word_ids(backbone, words)
-        if len(ids) > length and not cut:
+        if len(ids) > length:
             raise UserError(
                 f"Option 'start' ('{words}') has {len(ids)} tokens, but 'length' is {length}: "
                 "give fewer words or a larger length."
             )
-        embeddings = backbone.text.token.weight.detach()[ids[:length]].float().to(start.device)
-        start[length - len(embeddings) :] = embeddings
+        start[length - len(ids) :] = backbone.text.token.weight.detach()[ids]
     return start
 
 
@@ -68,9 +69,9 @@ def vision_plan(backbone: Backbone, tokens: Sequence[Tensor]) -> PromptPlan:
     return PromptPlan.deep(dict(enumerate((first, *tokens[1:]), start=1)), at=None)
 
 
-def check_depth(depth: int, backbone: Backbone, towers: Sequence[str] = ("text", "vision")) -> None:
+def check_depth(depth: int, backbone: Backbone) -> None:
     """Raise :class:`UserError` when prompts up to block ``depth`` do not fit the towers."""
-    most = min(getattr(backbone.config, tower).depth for tower in towers)
+    most = min(backbone.config.text.depth, backbone.config.vision.depth)
     if depth > most:
         raise UserError(f"Option 'depth' is {depth}, but the towers have {most} blocks: allowed are 1 to {most}.")
 
@@ -99,30 +100,36 @@ class ContextMethod(Method):
 class DeepPromptMethod(Method):
     """Base of methods with prompts in the first blocks of both towers.
 
-    ``options.start`` are the words in front of the class name; prompts stand in the places of the first of them, or of
-    placeholders when there are more prompts than words.
+    ``options``: ``length`` K; ``depth`` J, how many blocks have prompts; ``start``, words in front of the class name.
+    Prompts stand in the places of the first K of these words and begin as their embeddings; with fewer words than
+    prompts they stand in the places of placeholders and begin at random.
     """
 
-    def __init__(self, backbone: Backbone, options: object, **common: object) -> None:
-        super().__init__(backbone, options, **common)  # type: ignore[arg-type]
-        check_depth(self.options.depth, backbone)
-        if self.options.start:
-            check_template(f"{self.options.start} {{}}.")
+    def __init__(self, backbone: Backbone, options: Any, **common: Any) -> None:
+        super().__init__(backbone, options, **common)
+        check_depth(options.depth, backbone)
+        check_template(f"{options.start} {{}}.")
+
+    def start_of_prompts(self) -> Tensor:
+        """First values ``(J, K, D_t)`` of text prompts: N(0, 0.02²), those of block 1 from the words."""
+        o, width = self.options, self.backbone.config.text.width
+        start = 0.02 * torch.randn(o.depth, o.length, width)
+        if start.device.type != "meta" and len(ids := word_ids(self.backbone, o.start)) >= o.length:
+            start[0] = self.backbone.text.token.weight.detach()[ids[: o.length]]
+        return start
 
     def frame(self) -> str:
         """The template of the prompted sentences."""
         o = self.options
-        if o.start and len(word_ids(self.backbone, o.start)) >= o.length:
-            return f"{o.start} {{}}."
-        return places(o.length)
+        return f"{o.start} {{}}." if len(word_ids(self.backbone, o.start)) >= o.length else places(o.length)
 
     def make_block(self, names: Sequence[str], *, trained: bool) -> ClassBlock:
         block = super().make_block(names, trained=trained)
         return replace(block, sentences=Sentences(self.backbone, fill(self.frame(), names)))
 
+    @abstractmethod
     def prompts(self) -> tuple[list[Tensor], list[Tensor]]:
         """Text prompts ``(K, D_t)`` and vision prompts ``(K, D_v)`` of the blocks from the first on."""
-        raise NotImplementedError
 
     def text_features(self, block: ClassBlock, tokens: Sequence[Tensor]) -> Tensor:
         """Features ``(C, d)`` of the classes under text prompts, not normalised."""
