@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from anprompt.text import ENSEMBLE
+from anprompt.text import ENSEMBLE, DescriptionBank
 from literal_anprompt import SCALE, Encoder, cross_entropy, mask, softmax, unit
 
 Learnables = Mapping[str, Tensor]
@@ -76,6 +76,8 @@ class Case:
     names: Sequence[str]
     pixels: Tensor
     labels: Tensor
+    bank: DescriptionBank
+    extra: Mapping[str, Tensor]  # what else the batch has
 
 
 def context_features(case: Case, context: Tensor) -> Tensor:
@@ -139,17 +141,45 @@ def deep_features(case: Case, text: Sequence[Tensor], start: str = "a photo of a
     return [case.encoder.prompted_text(f"{front} {name}.", words, text[1:]) for name in case.names]
 
 
-def maple(case: Case) -> Outcome:
+def maple_tokens(case: Case) -> tuple[list[Tensor], list[Tensor]]:
+    """Text and vision prompts of each block."""
     text, vision = [], []
     for block in range(case.options.depth):
         p = case.leaf["text_prompts"][block]
         w, b = (case.leaf[f"to_vision.maps.{block}.{kind}"] for kind in ("weight", "bias"))
         text.append(p)
         vision.append(torch.stack([w @ p[i] + b for i in range(len(p))]))
+    return text, vision
+
+
+def maple(case: Case) -> Outcome:
+    text, vision = maple_tokens(case)
     f_t = torch.stack([unit(f) for f in deep_features(case, text, case.options.start)])
     logits = SCALE * case.encoder.unit_images(case.pixels, vision) @ f_t.T
     loss = cross_entropy(logits, case.labels)
     return {"total": loss, "cross_entropy": loss}, logits
+
+
+def coprompt(case: Case) -> Outcome:
+    text, vision = maple_tokens(case)
+
+    def adapted(x: Tensor, which: str, share: float) -> Tensor:
+        hidden = (case.leaf[f"{which}.0.weight"] @ x).clamp(min=0)
+        return unit(share * (case.leaf[f"{which}.2.weight"] @ hidden).clamp(min=0) + (1 - share) * x)
+
+    g_t = torch.stack([adapted(f, "text_adapter", 0.2) for f in deep_features(case, text)])
+    g_v = torch.stack([adapted(case.encoder.prompted_image(one, vision), "image_adapter", 0.1) for one in case.pixels])
+    logits = SCALE * g_v @ g_t.T
+    texts, images = [], []
+    for c, name in enumerate(case.names):
+        sentences = case.bank.main[name]
+        drawn = sentences[int(float(case.extra["chance"]) * len(sentences))]
+        texts.append(1 - (g_t[c] * unit(case.encoder.text(drawn))).sum())
+    for b, other in enumerate(case.extra["views"][0]):
+        images.append(1 - (g_v[b] * unit(case.encoder.prompted_image(other))).sum())
+    ce, consistency = cross_entropy(logits, case.labels), torch.stack(texts).mean() + torch.stack(images).mean()
+    total = ce + case.options.weight * consistency
+    return {"total": total, "cross_entropy": ce, "consistency": consistency}, logits
 
 
 def promptsrc(case: Case) -> Outcome:
@@ -199,4 +229,5 @@ def projected_gradients(case: Case, losses: Mapping[str, Tensor]) -> dict[str, T
 
 LITERAL: dict[str, Callable[[Case], Outcome]] = {
     "coop": coop, "kgcoop": kgcoop, "cocoop": cocoop, "prograd": prograd, "maple": maple, "promptsrc": promptsrc,
+    "coprompt": coprompt,
 }  # fmt: skip

@@ -32,6 +32,8 @@ PIXELS = batch(5)["pixels"]
         ("prograd", None, {}, 8_192),
         ("maple", "paper", {}, 3_555_072),
         ("maple", "cross-dataset", {}, 1_185_024),
+        ("coprompt", None, {}, 3_817_216),
+        ("coprompt", None, {"depth": 12, "length": 4}, 5_014_528),
         ("promptsrc", "paper", {}, 46_080),
         ("promptsrc", "cross-dataset", {}, 15_360),
     ],

@@ -30,6 +30,7 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "maple, only the input": ("maple", {"depth": 1, "length": 3}),
     "maple, more prompts than words": ("maple", {"depth": 2, "length": 5}),
     "promptsrc": ("promptsrc", FEW),
+    "coprompt": ("coprompt", {**FEW, "weight": 3.0}),
     "promptsrc, one template": ("promptsrc", {"depth": 2, "wordings": "template"}),
 }
 
@@ -52,7 +53,7 @@ def test_losses_gradients_and_logits_equal_the_literal_ones(chosen: str) -> None
     data = batch(3, len(NAMES), seed=3, side=16)
     method = perturb(methods.create(name, backbone(), NAMES, texts=bank(), **options), seed=3)
     leaf = {key: p.detach().double().clone().requires_grad_() for key, p in method.named_parameters()}
-    case = Case(PromptedEncoder(backbone()), leaf, method.options, NAMES, data["pixels"], data["labels"])
+    case = Case(PromptedEncoder(backbone()), leaf, method.options, NAMES, data["pixels"], data["labels"], bank(), data)
 
     theirs, logits = LITERAL[name](case)
     gradients = plain_gradients(case, theirs)

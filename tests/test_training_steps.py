@@ -13,15 +13,17 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from anprompt.clip import ImageTransform
+from anprompt.clip.augment import OPERATIONS, rand_augment
 from anprompt.errors import UserError
 from anprompt.training import Interrupted, TrainingResult, batches, checkpoint, loop, train
 from anprompt.training.batches import one_ahead, prefetches
 from anprompt.training.checkpoint import FILE, load_state
 from anprompt.training.log import LOG, StepReader, steps_between_reads
 from helpers_clip import random_backbone
-from helpers_fit import Vector, copies, new_method, pictures, same, short_recipe, state_of
+from helpers_fit import Vector, copies, new_method, noisy_array, pictures, same, short_recipe, state_of
 
 # ---- numbers that stay on the device for some steps ------------------------------------------------------------------
 
@@ -246,3 +248,40 @@ def test_a_state_without_what_the_method_gathers_is_refused(tmp_path: Path) -> N
     train(Vector(random_backbone()), pictures(), short_recipe(epochs=1), seed=1, folder=tmp_path)
     with pytest.raises(UserError, match="another version's method"):
         train(Averaged(random_backbone()), pictures(), short_recipe(epochs=1), seed=1, folder=tmp_path, resume=True)
+
+
+# ---- what a method may ask of its batches ----------------------------------------------------------------------------
+
+
+def some_batches(**asked: Any) -> list[dict[str, torch.Tensor]]:
+    backbone, recipe = random_backbone(), short_recipe(**asked.pop("recipe", {}))
+    device = torch.device("cpu")
+    made = batches.augmented_batches(pictures(8), backbone.transform, recipe, device, seed=1, epoch=0, **asked)
+    return [batch for _, batch in made]
+
+
+@pytest.mark.parametrize("augment", ["crop", "randaugment"])
+def test_further_views_and_numbers_leave_the_batch_as_it_was(augment: str) -> None:
+    plain, more = (some_batches(recipe={"augment": augment}, **a) for a in ({}, {"views": 2, "chance": True}))
+    assert {name for batch in plain for name in batch} == {"pixels", "labels"}
+    for one, other in zip(plain, more, strict=True):
+        assert torch.equal(one["pixels"], other["pixels"])
+        assert torch.equal(one["labels"], other["labels"])
+        assert other["views"].shape == (2, *one["pixels"].shape)
+        assert len({tensor.sum().item() for tensor in (one["pixels"], *other["views"])}) == 3
+        assert 0 <= float(other["chance"]) < 1
+    assert len({float(batch["chance"]) for batch in more}) == len(more)
+    resumed = some_batches(recipe={"augment": augment}, views=2, chance=True, first=1)
+    assert same(resumed[0], more[1])
+
+
+def test_rand_augment_keeps_size_and_does_something() -> None:
+    picture = Image.fromarray(noisy_array(0, 24))
+    strong = {name: operation(picture, 0.9, 1.0) for name, operation in OPERATIONS.items()}
+    none = {name: operation(picture, 0.0, 1.0) for name, operation in OPERATIONS.items()}
+    assert all(image.size == picture.size and image.mode == "RGB" for image in strong.values())
+    unchanged = {name for name, image in strong.items() if image.tobytes() == picture.tobytes()}
+    assert unchanged <= {"identity", "auto contrast"}  # noise has all contrast already
+    assert {n for n, image in none.items() if image.tobytes() != picture.tobytes()} <= {"auto contrast", "equalise"}
+    one, again, other = (rand_augment(picture, torch.Generator().manual_seed(seed), 4) for seed in (1, 1, 2))
+    assert one.tobytes() == again.tobytes() != other.tobytes()

@@ -55,6 +55,9 @@ class Method(nn.Module, ABC):
 
     backbone: frozen; not a sub-module, so it is in neither ``parameters()`` nor ``state_dict()``.
     seed: for everything drawn before training (initial values come from torch's global generator, see ``create``).
+
+    What batches of training have besides: ``views``, how many further augmentations of the same photos, as ``"views"``
+    ``(V, B, 3, H, W)``; ``chance``, whether ``"chance"``, one number in [0, 1) for each step.
     """
 
     name: ClassVar[str] = ""
@@ -63,6 +66,8 @@ class Method(nn.Module, ABC):
     year: ClassVar[int] = 0
     needs: ClassVar[tuple[str, ...]] = ()
     supports_new_classes: ClassVar[bool] = True
+    views: ClassVar[int] = 0
+    chance: ClassVar[bool] = False
     Options: ClassVar[type[Any]]
     presets: ClassVar[dict[str, Preset]]
 

@@ -106,8 +106,9 @@ def train(
             sums.clear()
             first = start[1] if epoch == start[0] else 0
             for step, batch in augmented_batches(
-                data, backbone.transform, recipe, device, seed=seed, epoch=epoch, first=first
-            ):
+                data, backbone.transform, recipe, device, seed=seed, epoch=epoch, first=first,
+                views=method.views, chance=method.chance,
+            ):  # fmt: skip
                 begin_step()
                 losses = method.losses(batch)
                 optimizer.zero_grad(set_to_none=True)

@@ -25,6 +25,9 @@ class Recipe:
     schedule: Literal["cosine", "constant"] = option("cosine", "learning rate after warm-up")
     warmup_epochs: int = option(1, "epochs at warmup_lr before the schedule starts", low=0)
     warmup_lr: float = option(1e-5, "learning rate during warm-up", low=0)
+    augment: Literal["crop", "randaugment"] = option(
+        "crop", "crop: a random crop, perhaps mirrored; randaugment: the whole photo under two random operations"
+    )
     crop_scale: float = option(0.5, "smallest share of the area that a random crop keeps", low=0.01, high=1)
     flip: bool = option(True, "mirror half of the photos")
     precision: Literal["auto", "fp32", "bf16"] = option(
