@@ -78,6 +78,8 @@ class Case:
     labels: Tensor
     bank: DescriptionBank
     extra: Mapping[str, Tensor]  # what else the batch has
+    epoch: int = 0
+    backgrounds: Sequence[str] = ()
 
 
 def context_features(case: Case, context: Tensor) -> Tensor:
@@ -208,6 +210,75 @@ def promptsrc(case: Case) -> Outcome:
             "zero_shot_agreement": kl}, logits  # fmt: skip
 
 
+@torch.enable_grad()
+def cam_mask(case: Case, pixels: Tensor, vision: Sequence[Tensor], weight: Tensor) -> Tensor:
+    """``(H, W)`` of zeros and ones: Grad-CAM of the score ``cos(f_v, weight)`` over half its maximum. DAPT's (2)."""
+    encoder, config = case.encoder, case.encoder.config.vision
+    states: list[Tensor] = []
+
+    class Recorder(PromptedEncoder):
+        def block(self, x: Tensor, tower: str, number: int, allowed: Tensor) -> Tensor:
+            states.append(x)
+            return super().block(x, tower, number, allowed)
+
+    recorder = Recorder.__new__(Recorder)
+    recorder.__dict__ = encoder.__dict__
+    recorder.prompted_image(pixels, vision)
+    x, name = states[-1].detach(), f"vision.blocks.{config.depth - 1}"
+    a = encoder.norm(x, f"{name}.ln_1", config.eps).requires_grad_()  # (L, D)
+    d, size = a.shape[1], a.shape[1] // config.heads
+    qkv = encoder.linear(a, f"{name}.qkv")
+    heads = []
+    for head in range(config.heads):
+        q, k, v = (qkv[:, j * d + head * size : j * d + (head + 1) * size] for j in range(3))
+        heads.append(softmax(q[0] @ k.T / size**0.5) @ v)
+    cls = x[0] + encoder.linear(torch.cat(heads), f"{name}.out")
+    hidden = encoder.linear(encoder.norm(cls, f"{name}.ln_2", config.eps), f"{name}.fc")
+    cls = cls + encoder.linear(hidden / (1 + torch.exp(-1.702 * hidden)), f"{name}.proj")
+    f_v = unit(encoder.w["vision.projection.weight"] @ encoder.norm(cls, "vision.ln_post", config.eps))
+    (gradient,) = torch.autograd.grad(f_v @ weight, a)
+    side = pixels.shape[1] // encoder.config.patch_size
+    alpha = gradient[1 : 1 + side * side].mean(dim=0)
+    cam = torch.stack([(alpha * a[1 + i]).sum().clamp(min=0) for i in range(side * side)]).detach().view(side, side)
+    out = torch.zeros(pixels.shape[1:], dtype=torch.double)
+    scale = (side - 1) / (pixels.shape[1] - 1)  # corners meet corners
+    for i in range(pixels.shape[1]):
+        for j in range(pixels.shape[2]):
+            top, left = min(int(i * scale), side - 2), min(int(j * scale), side - 2)
+            y, z = i * scale - top, j * scale - left
+            upper = (1 - z) * cam[top, left] + z * cam[top, left + 1]
+            lower = (1 - z) * cam[top + 1, left] + z * cam[top + 1, left + 1]
+            out[i, j] = (1 - y) * upper + y * lower
+    return (out > 0.5 * out.max()).double()
+
+
+def dapt(case: Case) -> Outcome:
+    o = case.options
+    text, vision = maple_tokens(case)
+    f_t = torch.stack([unit(f) for f in deep_features(case, text)])
+    sentences = [f"a clean origami {word}." for word in case.backgrounds]
+    t_bg = torch.stack([unit(case.encoder.prompted_text(s, {}, text[1:])) for s in sentences])
+    f_v = case.encoder.unit_images(case.pixels, vision)
+    logits = SCALE * f_v @ f_t.T
+    f_fg, f_bg = [], []
+    for b, one in enumerate(case.pixels):
+        m = cam_mask(case, one, [v.detach() for v in vision], f_t[case.labels[b]].detach())
+        f_fg.append(unit(case.encoder.prompted_image(m * one, vision)).detach())
+        f_bg.append(unit(case.encoder.prompted_image((1 - m) * one, vision)))
+    ce = cross_entropy(SCALE * f_v @ torch.cat([f_t, t_bg[:7]]).T if o.background_columns else logits, case.labels)
+    if case.epoch < o.switch:
+        parts = [
+            (1.5 + torch.linalg.norm(v - fg + 1e-6) - torch.linalg.norm(v - bg.detach() + 1e-6)).clamp(min=0)
+            for v, fg, bg in zip(f_v, f_fg, f_bg, strict=True)
+        ]  # 1e-6: PyTorch's own guard against distances of nothing
+        extra = 0.8 * torch.stack(parts).mean()
+    else:
+        l_bg = SCALE * torch.stack(f_bg) @ t_bg.T
+        extra = 0.1 * cross_entropy(SCALE * torch.stack(f_fg) @ f_t.T, case.labels)
+        extra = extra + 0.5 * cross_entropy(l_bg, l_bg.argmax(dim=1))
+    return {"total": ce + extra, "cross_entropy": ce, "decoupling": extra}, logits
+
+
 def plain_gradients(case: Case, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
     found = torch.autograd.grad(losses["total"], list(case.leaf.values()), retain_graph=True)
     return dict(zip(case.leaf, found, strict=True))
@@ -229,5 +300,5 @@ def projected_gradients(case: Case, losses: Mapping[str, Tensor]) -> dict[str, T
 
 LITERAL: dict[str, Callable[[Case], Outcome]] = {
     "coop": coop, "kgcoop": kgcoop, "cocoop": cocoop, "prograd": prograd, "maple": maple, "promptsrc": promptsrc,
-    "coprompt": coprompt,
+    "coprompt": coprompt, "dapt": dapt,
 }  # fmt: skip

@@ -34,6 +34,7 @@ PIXELS = batch(5)["pixels"]
         ("maple", "cross-dataset", {}, 1_185_024),
         ("coprompt", None, {}, 3_817_216),
         ("coprompt", None, {"depth": 12, "length": 4}, 5_014_528),
+        ("dapt", None, {}, 3_555_072),
         ("promptsrc", "paper", {}, 46_080),
         ("promptsrc", "cross-dataset", {}, 15_360),
     ],

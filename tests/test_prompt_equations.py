@@ -11,6 +11,7 @@ from torch import Tensor
 
 from anprompt import methods
 from anprompt.clip import Backbone
+from anprompt.methods.dapt import BACKGROUNDS
 from helpers_clip import random_backbone
 from helpers_methods import NAMES, NEW_NAMES, bank, batch, perturb
 from literal_prompts import LITERAL, Case, PromptedEncoder, plain_gradients, projected_gradients
@@ -31,12 +32,15 @@ CASES: dict[str, tuple[str, dict[str, Any]]] = {
     "maple, more prompts than words": ("maple", {"depth": 2, "length": 5}),
     "promptsrc": ("promptsrc", FEW),
     "coprompt": ("coprompt", {**FEW, "weight": 3.0}),
+    "dapt": ("dapt", FEW),
+    "dapt, later": ("dapt", {**FEW, "switch": 0}),
+    "dapt, as its code": ("dapt", {**FEW, "switch": 0, "background_columns": True}),
     "promptsrc, one template": ("promptsrc", {"depth": 2, "wordings": "template"}),
 }
 
 
 def backbone() -> Backbone:
-    return random_backbone(seed=3, vision_depth=4, text_depth=3, image_size=16)
+    return random_backbone(seed=3, vision_depth=4, text_depth=3, image_size=24)
 
 
 def close(ours: Tensor, literal: Tensor, what: str) -> None:
@@ -50,11 +54,13 @@ def close(ours: Tensor, literal: Tensor, what: str) -> None:
 @pytest.mark.parametrize("chosen", CASES)
 def test_losses_gradients_and_logits_equal_the_literal_ones(chosen: str) -> None:
     name, options = CASES[chosen]
-    data = batch(3, len(NAMES), seed=3, side=16)
+    data = batch(3, len(NAMES), seed=3, side=24)
     method = perturb(methods.create(name, backbone(), NAMES, texts=bank(), **options), seed=3)
     leaf = {key: p.detach().double().clone().requires_grad_() for key, p in method.named_parameters()}
     case = Case(PromptedEncoder(backbone()), leaf, method.options, NAMES, data["pixels"], data["labels"], bank(), data)
 
+    if name == "dapt":
+        case.backgrounds = BACKGROUNDS
     theirs, logits = LITERAL[name](case)
     gradients = plain_gradients(case, theirs)
     if name == "prograd":
@@ -84,7 +90,7 @@ def test_prograd_takes_out_what_contradicts_and_only_that(chunk: int | None, mon
     monkeypatch.setattr(own, "class_chunk", chunk)
     seen = set()
     for seed in range(4):
-        data = batch(3, len(NAMES), seed=seed, side=16)
+        data = batch(3, len(NAMES), seed=seed, side=24)
         method: Any = perturb(methods.create("prograd", own, NAMES, length=4, temperature=2.0), seed)
         special, general = (
             torch.autograd.grad(method.losses(data)[term], method.context)[0]
