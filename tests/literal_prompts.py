@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from anprompt.text import ENSEMBLE, DescriptionBank
-from literal_anprompt import SCALE, Encoder, cross_entropy, mask, softmax, unit
+from literal_anprompt import SCALE, Encoder, cross_entropy, layer_norm, mask, softmax, unit
 
 Learnables = Mapping[str, Tensor]
 Outcome = tuple[dict[str, Tensor], Tensor]
@@ -279,6 +279,69 @@ def dapt(case: Case) -> Outcome:
     return {"total": ce + extra, "cross_entropy": ce, "decoupling": extra}, logits
 
 
+def norm_of(x: Tensor, leaf: Learnables, name: str) -> Tensor:
+    return layer_norm(x, leaf[f"{name}.weight"], leaf[f"{name}.bias"], 1e-5)
+
+
+def multi_head(query: Tensor, keys: Tensor, values: Tensor, leaf: Learnables, name: str) -> Tensor:
+    """One query ``(D,)`` on ``(L, D)``."""
+    d = len(query)
+    w, b = leaf[f"{name}.in_proj_weight"], leaf[f"{name}.in_proj_bias"]
+    q, k, v = w[:d] @ query + b[:d], keys @ w[d : 2 * d].T + b[d : 2 * d], values @ w[2 * d :].T + b[2 * d :]
+    size = d // max(1, d // 64)
+    heads = [
+        softmax(q[i : i + size] @ k[:, i : i + size].T / size**0.5) @ v[:, i : i + size] for i in range(0, d, size)
+    ]
+    return leaf[f"{name}.out_proj.weight"] @ torch.cat(heads) + leaf[f"{name}.out_proj.bias"]
+
+
+def exchange(source: Sequence[Tensor], target: Sequence[Tensor], leaf: Learnables, name: str) -> list[Tensor]:
+    """HiCroPL's (1) to (3): new prompts of each block of ``target``."""
+    proxies = []
+    for i, prompts in enumerate(source):
+        z, own = leaf[f"{name}.proxies"][i, 0], f"{name}.pools.{i}"
+        keys = norm_of(prompts, leaf, f"{own}.ln_1")
+        read = multi_head(norm_of(z, leaf, f"{own}.ln_1"), keys, keys, leaf, f"{own}.attention")
+        proxies.append(norm_of(z + read, leaf, f"{own}.ln_2"))
+    m = f"{name}.mapper"
+
+    def linear(x: Tensor, which: str) -> Tensor:
+        return leaf[f"{m}.{which}.weight"] @ x + leaf[f"{m}.{which}.bias"]
+
+    keys = torch.stack([norm_of(linear(z, "key"), leaf, f"{m}.ln_1") for z in proxies])
+    values = torch.stack([norm_of(linear(z, "value"), leaf, f"{m}.ln_1") for z in proxies])
+    out = []
+    for prompts in target:
+        rows = []
+        for prompt in prompts:
+            asked = linear(prompt, "query")
+            q = asked + multi_head(norm_of(asked, leaf, f"{m}.ln_1"), keys, values, leaf, f"{m}.attention")
+            hidden = linear(norm_of(q, leaf, f"{m}.ln_2"), "ffn.0")
+            rows.append(q + linear(hidden * 0.5 * (1 + torch.erf(hidden / 2**0.5)), "ffn.2"))
+        out.append(torch.stack(rows))
+    return out
+
+
+def hicropl(case: Case) -> Outcome:
+    o, leaf = case.options, case.leaf
+    text, vision = ([leaf[name][i] for i in range(o.depth)] for name in ("text_prompts", "vision_prompts"))
+    if o.train_maps:
+        lower = exchange(text[: o.cross], vision[: o.cross], leaf, "to_vision")
+        upper = exchange(vision[o.cross :], text[o.cross :], leaf, "to_text")
+        vision, text = lower + vision[o.cross :], text[: o.cross] + upper
+    described = []
+    for name in case.names:
+        features = [unit(case.encoder.text(sentence)) for sentence in case.bank.main[name]]
+        described.append(unit(torch.stack(features).mean(dim=0)))
+    v_clip, t_clip = case.encoder.unit_images(case.pixels), torch.stack(described)
+    f_t = torch.stack([unit(unit(f) + t) for f, t in zip(deep_features(case, text), t_clip, strict=True)])
+    f_v = torch.stack([unit(f + v) for f, v in zip(case.encoder.unit_images(case.pixels, vision), v_clip, strict=True)])
+    logits = SCALE * f_v @ f_t.T
+    ce = cross_entropy(logits, case.labels)
+    consistency = 2 - (f_t * t_clip).sum() / len(f_t) - (f_v * v_clip).sum() / len(f_v)
+    return {"total": ce + 12 * consistency, "cross_entropy": ce, "consistency": consistency}, logits
+
+
 def plain_gradients(case: Case, losses: Mapping[str, Tensor]) -> dict[str, Tensor]:
     found = torch.autograd.grad(losses["total"], list(case.leaf.values()), retain_graph=True)
     return dict(zip(case.leaf, found, strict=True))
@@ -300,5 +363,5 @@ def projected_gradients(case: Case, losses: Mapping[str, Tensor]) -> dict[str, T
 
 LITERAL: dict[str, Callable[[Case], Outcome]] = {
     "coop": coop, "kgcoop": kgcoop, "cocoop": cocoop, "prograd": prograd, "maple": maple, "promptsrc": promptsrc,
-    "coprompt": coprompt, "dapt": dapt,
+    "coprompt": coprompt, "dapt": dapt, "hicropl": hicropl,
 }  # fmt: skip

@@ -35,6 +35,8 @@ PIXELS = batch(5)["pixels"]
         ("coprompt", None, {}, 3_817_216),
         ("coprompt", None, {"depth": 12, "length": 4}, 5_014_528),
         ("dapt", None, {}, 3_555_072),
+        ("hicropl", "paper", {}, 33_431_040),
+        ("hicropl", "code", {}, 245_760),
         ("promptsrc", "paper", {}, 46_080),
         ("promptsrc", "cross-dataset", {}, 15_360),
     ],
