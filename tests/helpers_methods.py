@@ -36,11 +36,13 @@ def small_backbone() -> Backbone:
 
 
 def batch(size: int = 4, classes: int = len(NAMES), seed: int = 0, side: int = 32) -> dict[str, Tensor]:
-    """Random pixels ``(B, 3, side, side)`` and labels ``(B,)``."""
+    """Random pixels ``(B, 3, side, side)`` and labels ``(B,)``, and what only some methods ask for."""
     generator = torch.Generator().manual_seed(seed)
     return {
         "pixels": torch.randn(size, 3, side, side, generator=generator),
         "labels": torch.randint(classes, (size,), generator=generator),
+        "views": torch.randn(2, size, 3, side, side, generator=generator),
+        "chance": torch.rand((), generator=generator),
     }
 
 

@@ -22,7 +22,7 @@ def random(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Te
 
 
 def literal(queries: Tensor | None, rows: Tensor, shared: Tensor | None, packing: Packing, causal: bool) -> Tensor:
-    """Softmax attention, one sequence, head and query at a time."""
+    """Softmax attention, one sequence, head and query at a time; ``shared`` are ``(V, S, 2D)``."""
     d = WIDTH
     out, row = [], 0
     reads = None if queries is None else queries.shape[0] // packing.sequences
@@ -31,7 +31,9 @@ def literal(queries: Tensor | None, rows: Tensor, shared: Tensor | None, packing
         own = rows[row : row + length]
         row += length
         asked = own[:, :d] if queries is None or reads is None else queries[number * reads : (number + 1) * reads]
-        kv = own[:, -2 * d :] if shared is None else torch.cat([shared, own[:, -2 * d :]])
+        kv = own[:, -2 * d :]
+        if shared is not None:
+            kv = torch.cat([shared[number * len(shared) // len(lengths)], kv])
         before = len(kv) - length
         for i, query in enumerate(asked):
             seen = kv[: before + i + 1] if causal and queries is None else kv
@@ -46,16 +48,16 @@ def literal(queries: Tensor | None, rows: Tensor, shared: Tensor | None, packing
 
 @settings(max_examples=40, deadline=None)
 @given(
-    groups=groups, shared=st.integers(0, 3), reads=st.one_of(st.none(), st.integers(1, 3)), causal=st.booleans(),
-    which=st.sampled_from(sorted(ATTEND)),
+    groups=groups, shared=st.integers(0, 3), runs=st.integers(1, 3), reads=st.one_of(st.none(), st.integers(1, 3)),
+    causal=st.booleans(), which=st.sampled_from(sorted(ATTEND)),
 )  # fmt: skip
 def test_attention_equals_the_formula(
-    groups: tuple[tuple[int, int], ...], shared: int, reads: int | None, causal: bool, which: str
+    groups: tuple[tuple[int, int], ...], shared: int, runs: int, reads: int | None, causal: bool, which: str
 ) -> None:
-    packing = Packing(groups)
+    packing = Packing(groups * runs)
     queries = None if reads is None else random(packing.sequences * reads, WIDTH, seed=1)
     rows = random(packing.rows, (3 if reads is None else 2) * WIDTH, seed=2)
-    ahead = random(shared, 2 * WIDTH, seed=3) if shared else None
+    ahead = random(runs, shared, 2 * WIDTH, seed=3) if shared else None
     inputs = [x for x in (queries, rows, ahead) if x is not None]
     ours = ATTEND[which](queries, rows, ahead, packing, HEADS, causal)
     plain = literal(queries, rows, ahead, packing, causal)
@@ -74,7 +76,7 @@ def test_gradients_that_nobody_wants_are_not_made() -> None:
     rows, shared = random(6, 3 * WIDTH).detach(), random(2, 2 * WIDTH, seed=1)
     ours = attend(None, rows, shared, packing, HEADS, False)
     (mine,) = torch.autograd.grad(ours.sum(), [shared])
-    (other,) = torch.autograd.grad(literal(None, rows, shared, packing, False).sum(), [shared])
+    (other,) = torch.autograd.grad(literal(None, rows, shared[None], packing, False).sum(), [shared])
     torch.testing.assert_close(mine, other)
 
 

@@ -23,6 +23,7 @@ from helpers_methods import NAMES, NEW_NAMES, bank, batch, small_backbone
 DATA = batch()
 PIXELS = DATA["pixels"]
 EVERY = [(m.name, preset) for m in methods.available() for preset in m.presets]
+STARTS_FROM_WORDS = {("coop", "paper"), ("kgcoop", "paper"), ("prograd", "paper")}  # nothing is drawn by chance
 every_method = pytest.mark.parametrize(("name", "preset"), EVERY, ids=[f"{n}-{p}" for n, p in EVERY])
 
 
@@ -34,7 +35,7 @@ def train(method: Method, steps: int = 3) -> None:
     optimizer = torch.optim.Adam(method.parameters(), lr=1e-2)
     for step in range(steps):
         optimizer.zero_grad()
-        method.losses(batch(seed=step))["total"].backward()
+        method.backward(method.losses(batch(seed=step)))
         optimizer.step()
 
 
@@ -100,7 +101,8 @@ def test_seeds(name: str, preset: str) -> None:
     for key, tensor in one.items():
         assert torch.equal(tensor, same[key])
         assert torch.equal(tensor, later[key])
-    assert not one or any(not torch.equal(tensor, other[key]) for key, tensor in one.items())
+    differs = any(not torch.equal(tensor, other[key]) for key, tensor in one.items())
+    assert differs is bool(one and (name, preset) not in STARTS_FROM_WORDS)
 
 
 @every_method

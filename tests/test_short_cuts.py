@@ -7,6 +7,7 @@ literal loops.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cache
 
 import pytest
@@ -274,3 +275,53 @@ def test_a_prompt_behind_eot_is_refused() -> None:
     plan = PromptPlan.deep({2: tokens(2, small().text.width)}, at=None)
     with pytest.raises(ValueError, match="behind EOT"):
         Sentences(small(), UNEVEN).features(plan)
+
+
+# ---- several variants of a plan at once
+
+
+def variant_plans(v: int, d: int) -> dict[str, PromptPlan]:
+    """V variants at a text tower of 4 blocks: what differs from picture to picture."""
+    return {
+        "context": PromptPlan((PromptWrite(1, tokens(v, 4, d), "overwrite", 1),)),
+        "deep, some in common": PromptPlan(
+            (PromptWrite(2, tokens(2, d), "insert", 1), PromptWrite(3, tokens(v, 2, d, seed=1), "overwrite", 1))
+        ),
+        "beyond the shared rows": PromptPlan((PromptWrite(2, tokens(v, 4, d), "overwrite", 3),)),
+        "inserted among the own rows": PromptPlan((PromptWrite(1, tokens(v, 2, d), "insert", 6),)),
+        "with an adapter": PromptPlan(
+            (PromptWrite(2, tokens(v, 2, d), "insert", 1),), (BlockAdapter(3, torch.tanh),)
+        ),
+        "with an adapter that looks sideways": PromptPlan(
+            (PromptWrite(2, tokens(v, 2, d), "insert", 1),), (BlockAdapter(3, sideways(torch.eye(d)), reach=1),)
+        ),
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("name", variant_plans(1, 1))
+@pytest.mark.parametrize("chunk", [None, 2])
+@pytest.mark.parametrize("together", [1, 14, 256])
+def test_variants_of_a_plan(name: str, chunk: int | None, together: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One text for each picture: several variants at once, one after another, in chunks of classes."""
+    backbone, texts, v = small(), fill("a photo of a {}.", UNEVEN), 3
+    plan = variant_plans(v, backbone.text.width)[name]
+    each = [
+        PromptPlan(
+            tuple(replace(w, tokens=w.tokens[i] if w.tokens.dim() == 3 else w.tokens) for w in plan.writes),
+            plan.adapters,
+        )
+        for i in range(v)
+    ]
+    plain = torch.stack([text_plainly(backbone, texts, one) for one in each])  # (V, N, C)
+    monkeypatch.setattr("anprompt.clip.sentences.TOGETHER", together)
+    monkeypatch.setattr(backbone, "class_chunk", chunk)
+    compare(Sentences(backbone, texts).variants(plan), plain, writes(plan))
+
+
+def test_variants_share_what_their_sentences_share(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = small()
+    seen = spy(monkeypatch, backbone.text)
+    texts = fill("a photo of a {}.", ["cat", "dog", "lake"])
+    plan = PromptPlan((PromptWrite(1, tokens(5, 4, backbone.text.width), "overwrite", 1),))
+    Sentences(backbone, texts).variants(plan)
+    assert seen == [25, 25, 25, 45, 45, 45, 45]  # SOS and context for 5 variants; name, stop, EOT of 3 sentences each

@@ -11,7 +11,16 @@ import pytest
 
 from anprompt.data import open_data
 from anprompt.errors import UserError
-from anprompt.text import DEFAULT_TEMPLATE, PARAPHRASES, ClassTexts, DescriptionBank, check_template, fill, read_bank
+from anprompt.text import (
+    DEFAULT_TEMPLATE,
+    ENSEMBLE,
+    PARAPHRASES,
+    ClassTexts,
+    DescriptionBank,
+    check_template,
+    fill,
+    read_bank,
+)
 from anprompt.text.noise import MASK, SYNONYMS, add_noise
 
 NAMES = ["cat", "sea lake", "Dog"]
@@ -225,3 +234,8 @@ def test_published_texts_cover_all_classes(
         assert {name: list(own) for name, own in kind.items()} == {name: lower[name.lower()] for name in classes}
     texts = bank.of(classes[0], DEFAULT_TEMPLATE)
     assert (len(texts.main), len(texts.noise)) == counts
+
+
+def test_the_ensemble_has_sixty_different_templates() -> None:
+    assert len(set(ENSEMBLE)) == len(ENSEMBLE) == 60
+    assert all(check_template(template) == template for template in ENSEMBLE)

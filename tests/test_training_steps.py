@@ -13,16 +13,18 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from PIL import Image
 
 from anprompt.clip import ImageTransform
+from anprompt.clip.augment import OPERATIONS, rand_augment
 from anprompt.errors import UserError
 from anprompt.methods import Method
-from anprompt.training import TrainingResult, batches, checkpoint, loop, train
+from anprompt.training import Interrupted, TrainingResult, batches, checkpoint, loop, train
 from anprompt.training.batches import one_ahead, prefetches
 from anprompt.training.checkpoint import FILE, load_state
 from anprompt.training.log import LOG, StepReader, steps_between_reads
 from helpers_clip import random_backbone
-from helpers_fit import Vector, copies, new_method, pictures, same, short_recipe, state_of
+from helpers_fit import Vector, copies, new_method, noisy_array, pictures, same, short_recipe, state_of
 
 # ---- numbers that stay on the device for some steps ------------------------------------------------------------------
 
@@ -191,3 +193,101 @@ def test_what_goes_wrong_while_a_batch_is_made_ahead_is_raised_at_its_turn() -> 
     with pytest.raises(ValueError, match="two"):
         next(made)
     assert threading.active_count() == before, "its thread has ended"
+
+
+# ---- what a method may do at its place in the loop -------------------------------------------------------------------
+
+
+class Averaged(Vector):
+    """Its gradient is halved by a rule of its own; after the last epoch it becomes the mean of its states."""
+
+    def __init__(self, backbone: Any) -> None:
+        super().__init__(backbone)
+        self.sum = torch.zeros(3)
+        self.ended: list[tuple[int, bool]] = []
+
+    def backward(self, losses: Any) -> None:
+        super().backward(losses)
+        assert self.colour.grad is not None
+        self.colour.grad *= 0.5
+
+    def end_epoch(self, epoch: int, *, last: bool) -> None:
+        self.ended.append((epoch, last))
+        self.sum += self.colour.detach()
+        if last:
+            self.colour.data.copy_(self.sum / (epoch + 1))
+
+    def training_state(self) -> dict[str, torch.Tensor]:
+        return {"sum": self.sum}
+
+
+def test_the_loop_takes_a_methods_gradient_rule_and_ends_its_epochs() -> None:
+    method, plain = Averaged(random_backbone()), Vector(random_backbone())
+    train(method, pictures(8), short_recipe(optimizer="sgd", epochs=1), seed=1)
+    train(plain, pictures(8), short_recipe(optimizer="sgd", epochs=1, lr=0.01, warmup_lr=0.0025), seed=1)
+    torch.testing.assert_close(method.colour, plain.colour)
+    assert method.ended == [(0, True)]
+
+
+@pytest.mark.parametrize("stop_after", [1, 2, 3, 5, 6])
+def test_what_a_method_gathers_over_epochs_survives_resuming(stop_after: int, tmp_path: Path) -> None:
+    whole = Averaged(random_backbone())
+    train(whole, pictures(), short_recipe(), seed=1, folder=tmp_path / "whole")
+    assert whole.ended == [(0, False), (1, False), (2, True)]
+    cut = Averaged(random_backbone())
+
+    def report(epoch: int, step: int, steps: int, _: Any) -> None:
+        if epoch * steps + step + 1 == stop_after:
+            signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(Interrupted):
+        train(cut, pictures(), short_recipe(), seed=1, folder=tmp_path, report=report)
+    resumed = Averaged(random_backbone())
+    train(resumed, pictures(), short_recipe(), seed=1, folder=tmp_path, resume=True)
+    assert torch.equal(resumed.colour, whole.colour)
+    assert same(state_of(tmp_path), state_of(tmp_path / "whole"))
+    assert "training.sum" in state_of(tmp_path)
+    assert set(copies(resumed)) == {"colour"}, "no part of the adapter"
+
+
+def test_a_state_without_what_the_method_gathers_is_refused(tmp_path: Path) -> None:
+    train(Vector(random_backbone()), pictures(), short_recipe(epochs=1), seed=1, folder=tmp_path)
+    with pytest.raises(UserError, match="another version's method"):
+        train(Averaged(random_backbone()), pictures(), short_recipe(epochs=1), seed=1, folder=tmp_path, resume=True)
+
+
+# ---- what a method may ask of its batches ----------------------------------------------------------------------------
+
+
+def some_batches(**asked: Any) -> list[dict[str, torch.Tensor]]:
+    backbone, recipe = random_backbone(), short_recipe(**asked.pop("recipe", {}))
+    device = torch.device("cpu")
+    made = batches.augmented_batches(pictures(8), backbone.transform, recipe, device, seed=1, epoch=0, **asked)
+    return [batch for _, batch in made]
+
+
+@pytest.mark.parametrize("augment", ["crop", "randaugment"])
+def test_further_views_and_numbers_leave_the_batch_as_it_was(augment: str) -> None:
+    plain, more = (some_batches(recipe={"augment": augment}, **a) for a in ({}, {"views": 2, "chance": True}))
+    assert {name for batch in plain for name in batch} == {"pixels", "labels"}
+    for one, other in zip(plain, more, strict=True):
+        assert torch.equal(one["pixels"], other["pixels"])
+        assert torch.equal(one["labels"], other["labels"])
+        assert other["views"].shape == (2, *one["pixels"].shape)
+        assert len({tensor.sum().item() for tensor in (one["pixels"], *other["views"])}) == 3
+        assert 0 <= float(other["chance"]) < 1
+    assert len({float(batch["chance"]) for batch in more}) == len(more)
+    resumed = some_batches(recipe={"augment": augment}, views=2, chance=True, first=1)
+    assert same(resumed[0], more[1])
+
+
+def test_rand_augment_keeps_size_and_does_something() -> None:
+    picture = Image.fromarray(noisy_array(0, 24))
+    strong = {name: operation(picture, 0.9, 1.0) for name, operation in OPERATIONS.items()}
+    none = {name: operation(picture, 0.0, 1.0) for name, operation in OPERATIONS.items()}
+    assert all(image.size == picture.size and image.mode == "RGB" for image in strong.values())
+    unchanged = {name for name, image in strong.items() if image.tobytes() == picture.tobytes()}
+    assert unchanged <= {"identity", "auto contrast"}  # noise has all contrast already
+    assert {n for n, image in none.items() if image.tobytes() != picture.tobytes()} <= {"auto contrast", "equalise"}
+    one, again, other = (rand_augment(picture, torch.Generator().manual_seed(seed), 4) for seed in (1, 1, 2))
+    assert one.tobytes() == again.tobytes() != other.tobytes()

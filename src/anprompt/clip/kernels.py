@@ -71,6 +71,10 @@ class Packing:
             yield n, length, slice(k, k + n * length), slice(q, q + n * r)
             k, q = k + n * length, q + n * r
 
+    def run_of(self, group: int, shared: Tensor) -> int:
+        """Which of the V equal runs of groups, with ``shared`` rows ``(V, S, ·)``, group number ``group`` is in."""
+        return group * len(shared) // len(self.groups)
+
     def last_rows(self) -> Tensor:
         """Index of each sequence's last row, ``(N,)``."""
         lengths = torch.tensor([length for n, length in self.groups for _ in range(n)])
@@ -90,10 +94,13 @@ def attend(
 
     queries: ``(N·r, D)``, r a sequence, which see all rows of theirs; ``None``: they are in ``rows``.
     rows: ``(T, 2D)`` keys and values, or ``(T, 3D)`` queries, keys and values.
-    shared: ``(S, 2D)`` keys and values that all sequences have in common, computed once; gradients add up in them.
+    shared: ``(S, 2D)`` keys and values that all sequences have in common, computed once; gradients add up in them. Or
+        ``(V, S, 2D)``: the groups are V equal runs, each with its own.
     causal: a row sees only itself and earlier rows; only for queries in ``rows``.
     Returns ``(N·r, D)`` or ``(T, D)``.
     """
+    if shared is not None and shared.dim() == 2:
+        shared = shared[None]
     if rows.device.type == "cpu":
         out: Tensor = _Attention.apply(queries, rows, shared, packing, heads, causal)  # type: ignore[no-untyped-call]
         return out
@@ -103,7 +110,7 @@ def attend(
 def _attend_fused(
     queries: Tensor | None, rows: Tensor, shared: Tensor | None, packing: Packing, heads: int, causal: bool
 ) -> Tensor:
-    """The same with PyTorch's fused attention, one call a group."""
+    """The same with PyTorch's fused attention, one call a group; ``shared`` are ``(V, S, 2D)``."""
     if queries is None:
         queries, rows = torch.split(rows, [rows.shape[1] // 3, rows.shape[1] // 3 * 2], dim=1)
         reads = None
@@ -115,11 +122,11 @@ def _attend_fused(
         return x.reshape(n, -1, heads, d // heads).transpose(1, 2)  # (n, H, L, D/H)
 
     parts = []
-    for n, length, own, asked in packing.spans(reads):
+    for number, (n, length, own, asked) in enumerate(packing.spans(reads)):
         kv = rows[own].view(n, length, 2 * d)
         mask = None
         if shared is not None:
-            kv = torch.cat([shared.expand(n, -1, -1), kv], dim=1)  # (n, S + L, 2D)
+            kv = torch.cat([shared[packing.run_of(number, shared)].expand(n, -1, -1), kv], dim=1)  # (n, S + L, 2D)
         if causal and reads is None:
             before = kv.shape[1] - length
             mask = torch.ones(length, kv.shape[1], dtype=torch.bool, device=kv.device).tril(before)
@@ -184,7 +191,7 @@ class _Group:
 
 
 class _Attention(torch.autograd.Function):
-    """:func:`attend`, group by group; the probabilities are made again in the backward pass."""
+    """:func:`attend`, group by group; ``shared`` are ``(V, S, 2D)``. Probabilities are made again going back."""
 
     @staticmethod
     def forward(
@@ -195,7 +202,7 @@ class _Attention(torch.autograd.Function):
         ctx.settings = packing, heads, causal
         count, d = (rows.shape[0], rows.shape[1] // 3) if queries is None else queries.shape
         out = rows.new_empty(count, d)
-        for group, asked, _ in _groups(queries, rows, shared, packing, heads, causal):
+        for group, asked, *_ in _groups(queries, rows, shared, packing, heads, causal):
             group.by_row(group.output()[None], out[asked])
         return out
 
@@ -206,7 +213,7 @@ class _Attention(torch.autograd.Function):
         d_queries = torch.empty_like(queries) if own and queries is not None else None
         d_rows = torch.empty_like(rows) if own else None
         d_shared = torch.zeros_like(shared, dtype=torch.float32) if ctx.needs_input_grad[2] else None
-        for group, asked, held in _groups(queries, rows, shared, *ctx.settings):
+        for group, asked, held, run in _groups(queries, rows, shared, *ctx.settings):
             s, p = group.s, group.p
             d_out = group.by_head(grads[0][asked], 1)[0]  # (n, H, R, h)
             d_p = d_out @ group.v.transpose(2, 3)
@@ -217,7 +224,7 @@ class _Attention(torch.autograd.Function):
             if d_shared is not None:
                 d_k = group.flat(ahead).transpose(1, 2) @ group.flat(group.q)  # (H, S, h)
                 d_v = group.flat(p[..., :s]).transpose(1, 2) @ group.flat(d_out)
-                d_shared += torch.stack([d_k, d_v]).permute(2, 0, 1, 3).reshape(d_shared.shape)
+                d_shared[run] += torch.stack([d_k, d_v]).permute(2, 0, 1, 3).reshape(d_shared.shape[1:])
             if d_rows is None:
                 continue
             d_q = within @ group.k
@@ -235,12 +242,14 @@ class _Attention(torch.autograd.Function):
 
 def _groups(
     queries: Tensor | None, rows: Tensor, shared: Tensor | None, packing: Packing, heads: int, causal: bool
-) -> Iterator[tuple[_Group, slice, slice]]:
-    """(group, its rows among the queries, its rows among the keys), one at a time."""
+) -> Iterator[tuple[_Group, slice, slice, int]]:
+    """(group, its rows among the queries, its rows among the keys, which shared rows are its), one at a time."""
     reads = None if queries is None else queries.shape[0] // packing.sequences
-    for n, _, held, asked in packing.spans(reads):
+    for number, (n, _, held, asked) in enumerate(packing.spans(reads)):
         q = None if queries is None else queries[asked]
-        yield _Group(q, rows[held], shared, n, heads, causal and q is None), asked, held
+        run = 0 if shared is None else packing.run_of(number, shared)
+        ahead = None if shared is None else shared[run]
+        yield _Group(q, rows[held], ahead, n, heads, causal and q is None), asked, held, run
 
 
 def mlp(x: Tensor, fc: torch.nn.Linear, proj: torch.nn.Linear, activation: str) -> Tensor:

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor
 
+from anprompt.clip.augment import rand_augment
 from anprompt.errors import UserError
 
 if TYPE_CHECKING:
@@ -158,6 +159,19 @@ class ImageTransform:
             top, left, height, width = _random_box(image.shape[1], image.shape[2], generator, scale, ratio)
             cut = _resize(image[:, top : top + height, left : left + width], self.crop, self.crop)
             out.append(cut.flip(-1) if flip and _uniform(generator) < 0.5 else cut)
+        return self.normalise(torch.stack(out))
+
+    def rand_augmented(self, images: Sequence[Tensor], generator: torch.Generator) -> Tensor:
+        """Training augmentation of uint8 images ``(3, h, w)`` each: normalised pixels ``(B, 3, crop, crop)``.
+
+        Resized whatever the aspect ratio, then two operations of RandAugment; neither cropped nor mirrored.
+        """
+        if not len(images):
+            return torch.empty(0, 3, self.crop, self.crop)
+        out = []
+        for image in images:
+            picture = Image.fromarray(_resize(image, self.crop, self.crop).permute(1, 2, 0).numpy())
+            out.append(_tensor(rand_augment(picture, generator)))
         return self.normalise(torch.stack(out))
 
 

@@ -7,13 +7,13 @@ Exact short cuts, all possible because the text tower is causal:
 - blocks below the first prompt run once and are kept, because nothing in them can learn;
 - in the last block only EOT gets a query and an MLP.
 
-N sentences, S shared rows, T packed rows in all, D tower width, C joint width.
+N sentences, V variants of prompts, S shared rows, T packed rows in all, D tower width, C joint width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import TYPE_CHECKING
 
@@ -28,15 +28,16 @@ if TYPE_CHECKING:
     from anprompt.clip.backbone import Backbone
 
 NO_PROMPTS = PromptPlan()
+TOGETHER = 256  # sentences, times variants of prompts, that run at a time: more would not be faster
 
 
 @dataclass(frozen=True)
 class _Step:
     """What the sentences' own rows meet before and in one block."""
 
-    moved: Tensor | None  # (R, D) rows that cease to be shared and stand before each sentence's own from now on
+    moved: Tensor | None  # (V, R, D) rows that cease to be shared and stand before each sentence's own from now on
     writes: tuple[PromptWrite, ...]  # into the own rows, ``at`` counted from the first of them
-    shared: Tensor | None  # (S, 2D) keys and values of the rows before
+    shared: Tensor | None  # (V, S, 2D) keys and values of the rows before
 
 
 class Sentences:
@@ -70,7 +71,7 @@ class Sentences:
         tower = self._backbone.text
         first = plan.first_block or 1
         prefix, own = self._below(first)
-        steps = self._shared_rows(prefix, first, plan)
+        steps = self._shared_rows(prefix[None], first, plan)
         chunk = self._backbone.class_chunk
         if chunk is None or chunk >= len(self) or not torch.is_grad_enabled():
             read = self._own_rows(own, self._groups, self._order, first, steps, plan)
@@ -82,10 +83,40 @@ class Sentences:
                 rest = (rows, groups, order, first, steps, plan)
                 parts.append(checkpoint(self._own_rows, *rest, use_reentrant=False, preserve_rng_state=False))
             read = torch.cat(parts)
+        out: Tensor = tower.read(read[self._back(read.device)])
+        return out
+
+    def variants(self, plan: PromptPlan) -> Tensor:
+        """Encode all sentences under each of V variants of ``plan``: ``(V, N, C)``, fp32, not normalised.
+
+        Here tokens ``(V, K, D)`` are one set for each variant (at least one write has them), and ``(K, D)`` the same
+        for all. What the sentences share runs once for each variant. Several variants run together; with
+        ``backbone.class_chunk`` set and gradients wanted, one after another.
+        """
+        own = [len(write.tokens) for write in plan.writes if write.tokens.dim() == 3]
+        count, chunked = own[0], self._backbone.class_chunk is not None and torch.is_grad_enabled()
+        if count == 1 or plan.reach or chunked:
+            return torch.stack([self.features(_variant(plan, v)) for v in range(count)])
+        size = max(1, TOGETHER // len(self))
+        return torch.cat([self._together(_variant(plan, slice(v, v + size))) for v in range(0, count, size)])
+
+    def _together(self, plan: PromptPlan) -> Tensor:
+        """:meth:`variants`, all of them at once."""
+        tower, first, n = self._backbone.text, plan.first_block or 1, len(self)
+        plan.check(tower.depth)
+        count = next(len(write.tokens) for write in plan.writes if write.tokens.dim() == 3)
+        prefix, own = self._below(first)
+        steps = self._shared_rows(prefix.expand(count, -1, -1), first, plan, variants=True)
+        order = [v for v in range(count) for _ in range(n)]  # which of a write's tokens belong to a sentence
+        rows = self._own_rows(own.repeat(count, 1), self._groups * count, order, first, steps, plan)  # (V·N, D)
+        out: Tensor = tower.read(rows.view(count, n, -1)[:, self._back(rows.device)])
+        return out
+
+    def _back(self, device: torch.device) -> Tensor:
+        """Where each sentence is in packed order, ``(N,)``."""
         back = torch.empty(len(self), dtype=torch.long)
         back[self._order] = torch.arange(len(self))
-        out: Tensor = tower.read(read[back.to(read.device)])
-        return out
+        return back.to(device)
 
     def _plain(self, plan: PromptPlan) -> Tensor:
         """Without short cuts that an adapter's reach would break: the longest sentence and ``reach`` tokens more."""
@@ -112,8 +143,11 @@ class Sentences:
             self._trunk = (block, precision, prefix, own)
         return self._trunk[2:]
 
-    def _shared_rows(self, x: Tensor, first: int, plan: PromptPlan) -> list[_Step]:
-        """Run the shared rows ``(S, D)`` through the blocks from ``first`` and note what the own rows need of them."""
+    def _shared_rows(self, x: Tensor, first: int, plan: PromptPlan, variants: bool = False) -> list[_Step]:
+        """Run the shared rows ``(V, S, D)`` through the blocks from ``first``; note what the own rows need of them.
+
+        variants: tokens ``(V, K, D)`` belong to variants; otherwise V is 1 and ``(N, K, D)`` belong to sentences.
+        """
         tower, steps = self._backbone.text, []
         for number in range(first, tower.depth + 1):
             block, moved = tower.block(number), None
@@ -122,24 +156,29 @@ class Sentences:
                 if write.at is None:
                     raise ValueError("a prompt at the end of the sequence would stand behind EOT, where no text looks")
                 end = write.at + (write.length if write.how == "overwrite" else 0)
-                if write.tokens.dim() == 2 and end <= len(x):
-                    x = write.apply(x[None])[0]
+                length = x.shape[1]
+                if (variants or write.tokens.dim() == 2) and end <= length:
+                    x = write.apply(x)
                     continue
-                if write.at < len(x):  # different from class to class from here on, and so is all that follows
+                if write.at < length:  # different from class to class from here on, and so is all that follows
                     assert not inside, "a plan must write from left to right"
-                    moved, x = x[write.at :], x[: write.at]
-                inside.append(PromptWrite(number, write.tokens, write.how, write.at - len(x), write.mix))
-            shared = block.keys_values(x) if len(x) else None
-            steps.append(_Step(moved, tuple(inside), shared))
-            if number < tower.depth and len(x):
-                x = plan.adapt(number, block.packed(x, Packing.equal(1, len(x)), True))
+                    moved, x = x[:, write.at :], x[:, : write.at]
+                inside.append(replace(write, at=write.at - x.shape[1]))
+            count, length, d = x.shape
+            steps.append(_Step(moved, tuple(inside), block.keys_values(x) if length else None))
+            if number < tower.depth and length:
+                rows = block.packed(x.reshape(-1, d), Packing.equal(count, length), True)
+                x = plan.adapt(number, rows).view(count, length, d)
         return steps
 
     def _own_rows(
         self, x: Tensor, groups: list[tuple[int, int]], order: list[int], first: int, steps: list[_Step],
         plan: PromptPlan,
     ) -> Tensor:  # fmt: skip
-        """Run packed own rows ``(T, D)`` of the sentences ``order`` to the end: EOT's outputs ``(N, D)``."""
+        """Run packed own rows ``(T, D)`` to the end: EOT's outputs ``(N, D)``.
+
+        order: for each sentence, which of a write's tokens ``(·, K, D)`` are its.
+        """
         tower = self._backbone.text
         for number, step in enumerate(steps, start=first):
             x, groups = _edit(x, groups, order, step)
@@ -166,10 +205,11 @@ def _edit(
     if step.moved is None and not step.writes:
         return x, groups
     parts, edited, row, sentence = [], [], 0, 0
-    for n, length in groups:
+    for number, (n, length) in enumerate(groups):
         rows = x[row : row + n * length].view(n, length, -1)
         if step.moved is not None:
-            rows = torch.cat([step.moved.expand(n, -1, -1), rows], dim=1)
+            moved = step.moved[number * len(step.moved) // len(groups)]
+            rows = torch.cat([moved.expand(n, -1, -1), rows], dim=1)
         for write in step.writes:
             if write.at is not None and write.at < rows.shape[1]:  # else behind EOT
                 tokens = write.tokens
@@ -182,3 +222,9 @@ def _edit(
         edited.append((n, rows.shape[1]))
         row, sentence = row + n * length, sentence + n
     return torch.cat(parts), edited
+
+
+def _variant(plan: PromptPlan, which: int | slice) -> PromptPlan:
+    """The plan with only some of its variants' tokens."""
+    writes = (replace(w, tokens=w.tokens[which] if w.tokens.dim() == 3 else w.tokens) for w in plan.writes)
+    return PromptPlan(tuple(writes), plan.adapters)

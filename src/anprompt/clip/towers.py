@@ -58,7 +58,11 @@ class Block(nn.Module):
             q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, is_causal=causal and rows is None
         )
         x = x + self.out(attended.transpose(1, 2).flatten(2))
-        out: Tensor = x + self.proj(ACTIVATIONS[self.activation][0](self.fc(self._norm(self.ln_2, x))))
+        return x + self.fed_forward(x)
+
+    def fed_forward(self, x: Tensor) -> Tensor:
+        """What the MLP adds to rows ``(..., D)``, plainly."""
+        out: Tensor = self.proj(ACTIVATIONS[self.activation][0](self.fc(self._norm(self.ln_2, x))))
         return out
 
     def packed(
@@ -66,7 +70,8 @@ class Block(nn.Module):
     ) -> Tensor:
         """Run the block on packed rows ``(T, D)``; weights must be frozen.
 
-        shared: ``(S, 2D)`` keys and values that stand before every sequence (:meth:`keys_values`).
+        shared: ``(S, 2D)`` keys and values that stand before every sequence (:meth:`keys_values`), or ``(V, S, 2D)``:
+            each set before one of V equal runs of groups.
         read: index of the rows that are read afterwards, ``(N·R,)``, equally many a sequence, which must see all
             rows of their sequence: only these get queries and an MLP, and ``(N·R, D)`` is returned.
         """
@@ -82,8 +87,8 @@ class Block(nn.Module):
         return x + mlp(self.ln_2(x), self.fc, self.proj, self.activation)
 
     def keys_values(self, x: Tensor) -> Tensor:
-        """Keys and values ``(S, 2D)`` of rows ``(S, D)``."""
-        d = x.shape[1]
+        """Keys and values ``(..., 2D)`` of rows ``(..., D)``."""
+        d = x.shape[-1]
         return F.linear(self._norm(self.ln_1, x), self.qkv.weight[d:], self.qkv.bias[d:])
 
     def _norm(self, norm: nn.LayerNorm, x: Tensor) -> Tensor:

@@ -55,6 +55,9 @@ class Method(nn.Module, ABC):
 
     backbone: frozen; not a sub-module, so it is in neither ``parameters()`` nor ``state_dict()``.
     seed: for everything drawn before training (initial values come from torch's global generator, see ``create``).
+
+    What batches of training have besides: ``views``, how many further augmentations of the same photos, as ``"views"``
+    ``(V, B, 3, H, W)``; ``chance``, whether ``"chance"``, one number in [0, 1) for each step.
     """
 
     name: ClassVar[str] = ""
@@ -63,6 +66,8 @@ class Method(nn.Module, ABC):
     year: ClassVar[int] = 0
     needs: ClassVar[tuple[str, ...]] = ()
     supports_new_classes: ClassVar[bool] = True
+    views: ClassVar[int] = 0
+    chance: ClassVar[bool] = False
     Options: ClassVar[type[Any]]
     presets: ClassVar[dict[str, Preset]]
 
@@ -141,6 +146,20 @@ class Method(nn.Module, ABC):
     @abstractmethod
     def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Loss terms of a batch ``{"pixels": (B, 3, H, W), "labels": (B,)}``; ``"total"`` is what is minimised."""
+
+    def backward(self, losses: Mapping[str, Tensor]) -> None:
+        """Fill the parameters' gradients from what :meth:`losses` gave; a method with a gradient rule replaces this."""
+        losses["total"].backward()  # type: ignore[no-untyped-call]
+
+    def end_epoch(self, epoch: int, *, last: bool) -> None:
+        """Called by the loop after each epoch (counted from 0), before the state is written."""
+
+    def training_state(self) -> dict[str, Tensor]:
+        """What continuing a run needs beside ``state_dict()``, by name; a written state is copied into these tensors.
+
+        Unlike buffers, they do not become part of the adapter.
+        """
+        return {}
 
     # ---- prediction ------------------------------------------------------------------------------------------------
 

@@ -56,23 +56,30 @@ def prefetches(device: torch.device) -> bool:
 
 def augmented_batches(
     data: TrainingImages, transform: ImageTransform, recipe: Recipe, device: torch.device,
-    *, seed: int, epoch: int, first: int = 0,
+    *, seed: int, epoch: int, first: int = 0, views: int = 0, chance: bool = False,
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:  # fmt: skip
     """Yield (step, batch) for the steps of ``epoch`` from ``first`` on.
 
-    A batch has ``"pixels"``, ``(B, 3, H, W)``, and ``"labels"``, ``(B,)``, on ``device``.
+    A batch has ``"pixels"``, ``(B, 3, H, W)``, and ``"labels"``, ``(B,)``, on ``device``. With ``views`` it also has
+    ``"views"``, ``(V, B, 3, H, W)``, so many further augmentations of the same photos; with ``chance``, ``"chance"``,
+    one number in [0, 1) for the step.
     """
     order = epoch_order(len(data), recipe.batch, seed, epoch)
 
+    def augmented(images: list[Tensor], *drawn_by: object) -> Tensor:
+        generator = generator_for(seed, epoch, *drawn_by)
+        if recipe.augment == "randaugment":
+            return transform.rand_augmented(images, generator)
+        return transform.random_resized_crop(images, generator, scale=(recipe.crop_scale, 1.0), flip=recipe.flip)
+
     def make(step: int) -> dict[str, Tensor]:
         chosen = order[step]
-        pixels = transform.random_resized_crop(
-            [data.images[i] for i in chosen.tolist()],
-            generator_for(seed, epoch, step),
-            scale=(recipe.crop_scale, 1.0),
-            flip=recipe.flip,
-        )  # (B, 3, H, W)
-        batch = {"pixels": pixels, "labels": data.labels[chosen]}
+        images = [data.images[i] for i in chosen.tolist()]
+        batch = {"pixels": augmented(images, step), "labels": data.labels[chosen]}  # (B, 3, H, W), (B,)
+        if views:
+            batch["views"] = torch.stack([augmented(images, step, "view", view) for view in range(views)])
+        if chance:
+            batch["chance"] = torch.rand((), generator=generator_for(seed, epoch, step, "chance"))
         if device.type == "cuda":  # only a copy from pinned memory lets the host go on meanwhile
             return {name: tensor.pin_memory() for name, tensor in batch.items()}
         return batch

@@ -31,6 +31,7 @@ def save_state(
 ) -> None:
     """Write the state before step ``step`` of epoch ``epoch`` (both from 0)."""
     tensors = {f"method.{name}": tensor for name, tensor in method.state_dict().items()}
+    tensors |= {f"training.{name}": tensor for name, tensor in method.training_state().items()}
     for index, entries in optimizer.state_dict()["state"].items():
         for key, value in entries.items():
             if value is not None:  # SGD keeps None for parameters without a gradient
@@ -78,10 +79,19 @@ def load_state(
         raise UserError(
             f"Cannot resume '{folder}': the run has other settings ({changes}). Start anew without --resume."
         )
-    learned = {name.removeprefix("method."): t for name, t in tensors.items() if name.startswith("method.")}
-    if {n: t.shape for n, t in learned.items()} != {n: t.shape for n, t in method.state_dict().items()}:
+
+    def part(prefix: str) -> dict[str, Tensor]:
+        return {name.removeprefix(prefix): t for name, t in tensors.items() if name.startswith(prefix)}
+
+    learned, extra, own = part("method."), part("training."), method.training_state()
+    if any(
+        {n: t.shape for n, t in saved.items()} != {n: t.shape for n, t in wanted.items()}
+        for saved, wanted in ((learned, method.state_dict()), (extra, own))
+    ):
         raise UserError(f"The training state '{path}' is of another version's method: start anew without --resume.")
     method.load_state_dict(learned)
+    for name, tensor in extra.items():
+        own[name].copy_(tensor)
     state: dict[int, dict[str, Tensor]] = {}
     for name, tensor in tensors.items():
         if name.startswith("optimizer."):

@@ -106,12 +106,13 @@ def train(
             sums.clear()
             first = start[1] if epoch == start[0] else 0
             for step, batch in augmented_batches(
-                data, backbone.transform, recipe, device, seed=seed, epoch=epoch, first=first
-            ):
+                data, backbone.transform, recipe, device, seed=seed, epoch=epoch, first=first,
+                views=method.views, chance=method.chance,
+            ):  # fmt: skip
                 begin_step()
                 losses = method.losses(batch)
                 optimizer.zero_grad(set_to_none=True)
-                losses["total"].backward()  # type: ignore[no-untyped-call]
+                method.backward(losses)
                 gradients = [p.grad for p in parameters if p.grad is not None]
                 optimizer.step()
                 reader.add(epoch, step, time.perf_counter() - began, losses, gradients, parameters)
@@ -125,6 +126,7 @@ def train(
             read()
             if sums:
                 result.history.append({name: value / (steps - first) for name, value in sums.items()})
+            method.end_epoch(epoch, last=epoch + 1 == recipe.epochs)
             keep(epoch + 1, 0)
     result.seconds = time.perf_counter() - began
     return result

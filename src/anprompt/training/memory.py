@@ -103,7 +103,12 @@ def _run_step(method: Method, batch: int, learnable: list[Tensor], live: LiveByt
     with live, torch.enable_grad():
         pixels = torch.empty(batch, 3, side, side, device="meta")
         labels = torch.arange(batch, device=method.backbone.device) % len(method.class_names)
-        loss = method.losses({"pixels": pixels, "labels": labels})["total"]
+        data = {"pixels": pixels, "labels": labels}
+        if method.views:
+            data["views"] = live.empty(method.views, batch, 3, side, side)
+        if method.chance:
+            data["chance"] = torch.tensor(0.5, device=labels.device)
+        loss = method.losses(data)["total"]
         forward, live.peak = live.peak, live.now
         torch.autograd.grad(loss, learnable, allow_unused=True)
     return forward

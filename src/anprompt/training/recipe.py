@@ -20,11 +20,15 @@ class Recipe:
     optimizer: Literal["adam", "adamw", "sgd"] = option("adam", "optimiser; sgd has momentum 0.9")
     lr: float = option(1e-3, "learning rate after warm-up", low=0)
     weight_decay: float = option(0.0, "weight decay", low=0)
+    eps: float = option(1e-8, "Adam's and AdamW's guard against small denominators", low=0)
     epochs: int = option(10, "passes over the drawn photos", low=0)
     batch: int = option(4, "photos per step; an incomplete last batch is left out", low=1)
     schedule: Literal["cosine", "constant"] = option("cosine", "learning rate after warm-up")
     warmup_epochs: int = option(1, "epochs at warmup_lr before the schedule starts", low=0)
     warmup_lr: float = option(1e-5, "learning rate during warm-up", low=0)
+    augment: Literal["crop", "randaugment"] = option(
+        "crop", "crop: a random crop, perhaps mirrored; randaugment: the whole photo under two random operations"
+    )
     crop_scale: float = option(0.5, "smallest share of the area that a random crop keeps", low=0.01, high=1)
     flip: bool = option(True, "mirror half of the photos")
     precision: Literal["auto", "fp32", "bf16"] = option(
@@ -47,7 +51,7 @@ class Recipe:
         if self.optimizer == "sgd":
             return torch.optim.SGD(parameters, lr=self.lr, momentum=0.9, weight_decay=self.weight_decay)
         kind = torch.optim.Adam if self.optimizer == "adam" else torch.optim.AdamW
-        return kind(parameters, lr=self.lr, weight_decay=self.weight_decay)
+        return kind(parameters, lr=self.lr, weight_decay=self.weight_decay, eps=self.eps)
 
 
 def resolve_recipe(base: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> Recipe:
