@@ -18,7 +18,7 @@ from anprompt.training import Interrupted, TrainingImages, train
 from helpers_fit import ABOUT, BANK, CLASSES, copies, same, short_recipe, state_of
 from helpers_methods import small_backbone
 
-NAMES = [method.name for method in methods.available() if method.name != "zero-shot"]
+NAMES = [method.name for method in methods.available()]
 NEW = ["bright star field", "lake"]
 every_method = pytest.mark.parametrize("name", NAMES)
 
@@ -54,7 +54,8 @@ def loss(method: Method) -> float:
 def test_fitting_resuming_saving_loading(name: str, tmp_path: Path) -> None:
     recipe = short_recipe(epochs=3, batch=3, crop_scale=0.8, warmup_epochs=0)
     method = make(name)
-    assert method.trainable
+    if not method.trainable:
+        pytest.skip("nothing to train")
     before = loss(method)
     train(method, photos(), recipe, seed=1, folder=tmp_path / "whole")
     assert loss(method) < 0.8 * before

@@ -165,9 +165,11 @@ class Sentences:
                     moved, x = x[:, write.at :], x[:, : write.at]
                 inside.append(replace(write, at=write.at - x.shape[1]))
             count, length, d = x.shape
-            steps.append(_Step(moved, tuple(inside), block.keys_values(x) if length else None))
+            rows = x.reshape(-1, d)  # (V·S, D)
+            shared = block.keys_values(rows).view(count, length, -1) if length else None
+            steps.append(_Step(moved, tuple(inside), shared))
             if number < tower.depth and length:
-                rows = block.packed(x.reshape(-1, d), Packing.equal(count, length), True)
+                rows = block.packed(rows, Packing.equal(count, length), True)
                 x = plan.adapt(number, rows).view(count, length, d)
         return steps
 

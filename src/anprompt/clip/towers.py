@@ -87,8 +87,8 @@ class Block(nn.Module):
         return x + mlp(self.ln_2(x), self.fc, self.proj, self.activation)
 
     def keys_values(self, x: Tensor) -> Tensor:
-        """Keys and values ``(..., 2D)`` of rows ``(..., D)``."""
-        d = x.shape[-1]
+        """Keys and values ``(S, 2D)`` of rows ``(S, D)``."""
+        d = x.shape[1]
         return F.linear(self._norm(self.ln_1, x), self.qkv.weight[d:], self.qkv.bias[d:])
 
     def _norm(self, norm: nn.LayerNorm, x: Tensor) -> Tensor:

@@ -23,13 +23,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anprompt.clip import Backbone, Sentences
+from anprompt.clip import Backbone
 from anprompt.methods.base import Preset
 from anprompt.methods.contexts import STANDARD_WORDS, DeepPromptMethod, vision_plan
+from anprompt.methods.ensemble import ensemble_features
 from anprompt.methods.options import option
-from anprompt.text import ENSEMBLE, DescriptionBank, fill
-
-TOGETHER = 256  # sentences that run through the text tower at a time
+from anprompt.text import DescriptionBank
 
 
 @dataclass
@@ -90,17 +89,7 @@ class PromptSRC(DeepPromptMethod):
     def start(self, names: Sequence[str], bank: DescriptionBank) -> None:
         super().start(names, bank)
         if self.options.wordings == "ensemble":
-            self.blocks[0].extra["target"] = self._ensemble(names)
-
-    @torch.no_grad()
-    def _ensemble(self, names: Sequence[str]) -> Tensor:
-        """Unit ``(C, d)``: the mean over 60 templates of features that keep their length."""
-        at_a_time = max(1, TOGETHER // len(names))  # templates; sentences of one have their first words in common
-        parts = [
-            Sentences(self.backbone, [s for t in ENSEMBLE[i : i + at_a_time] for s in fill(t, names)]).features()
-            for i in range(0, len(ENSEMBLE), at_a_time)
-        ]
-        return F.normalize(torch.cat(parts).view(len(ENSEMBLE), len(names), -1).mean(dim=0), dim=-1)
+            self.blocks[0].extra["target"] = ensemble_features(self.backbone, names)
 
     def prompts(self) -> tuple[list[Tensor], list[Tensor]]:
         return list(self.text_prompts), list(self.vision_prompts)  # (1)
