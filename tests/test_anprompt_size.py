@@ -25,6 +25,9 @@ PIXELS = batch(5)["pixels"]
         ("anprompt", "paper", {"maps": "shared"}, 1_052_416),
         ("anprompt", "snapshot", {}, 5_117_952),
         ("zero-shot", None, {}, 0),
+        ("mmrl", "paper", {}, 4_992_256),
+        ("mmrl", "paper", {"rep_width": 2048}, 18_762_496),
+        ("mmrl++", "paper", {}, 813_312),
     ],
 )
 def test_learnable_numbers_on_the_shape_of_vit_b_16(
