@@ -11,7 +11,7 @@ from torch import Tensor
 from anprompt import methods
 from anprompt.clip import Backbone
 from helpers_clip import random_backbone
-from helpers_methods import NAMES, NEW_NAMES, bank, batch, perturb
+from helpers_methods import NAMES, NEW_NAMES, FewPhotos, bank, batch, perturb
 from literal_anprompt import Encoder, unit
 from test_anprompt_equations import assert_close, double_precision
 
@@ -53,7 +53,8 @@ def mean_of(values: Sequence[Tensor]) -> Tensor:
 
 
 def make(name: str, backbone: Backbone, names: Sequence[str] = NAMES, **settings: Any) -> Any:
-    return methods.create(name, backbone, names, texts=bank([*names, *NEW_NAMES]), **settings)
+    texts, photos = bank([*names, *NEW_NAMES]), FewPhotos(backbone, len(names))
+    return methods.create(name, backbone, names, texts=texts, photos=photos, **settings)
 
 
 def check_against(

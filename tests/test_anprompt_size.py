@@ -28,6 +28,9 @@ PIXELS = batch(5)["pixels"]
         ("mmrl", "paper", {}, 4_992_256),
         ("mmrl", "paper", {"rep_width": 2048}, 18_762_496),
         ("mmrl++", "paper", {}, 813_312),
+        ("linear-probe", "plain", {"classes": 100}, 100 * 513),
+        ("tip-adapter", "training-free", {"classes": 100, "photos": 1600}, 0),
+        ("tip-adapter", "trained", {"classes": 100, "photos": 1600}, 1600 * 512),
     ],
 )
 def test_learnable_numbers_on_the_shape_of_vit_b_16(
