@@ -129,10 +129,11 @@ class Sentences:
                     assert not inside, "a plan must write from left to right"
                     moved, x = x[write.at :], x[: write.at]
                 inside.append(PromptWrite(number, write.tokens, write.how, write.at - len(x), write.mix))
-            shared = block.keys_values(x) if len(x) else None
+            shared = block.keys_values(x, plan.inside(number)) if len(x) else None
             steps.append(_Step(moved, tuple(inside), shared))
             if number < tower.depth and len(x):
-                x = plan.adapt(number, block.packed(x, Packing.equal(1, len(x)), True))
+                packing = Packing.equal(1, len(x))
+                x = plan.adapt(number, block.packed(x, packing, True, inside=plan.inside(number)))
         return steps
 
     def _own_rows(
@@ -145,7 +146,8 @@ class Sentences:
             x, groups = _edit(x, groups, order, step)
             packing = Packing(tuple(groups))
             read = packing.last_rows().to(x.device) if number == tower.depth else None
-            x = plan.adapt(number, tower.block(number).packed(x, packing, True, step.shared, read))
+            x = tower.block(number).packed(x, packing, True, step.shared, read, plan.inside(number))
+            x = plan.adapt(number, x)
         return x
 
     def _chunks(self, size: int) -> list[tuple[list[tuple[int, int]], list[int]]]:
