@@ -1,17 +1,18 @@
-"""The linear probe and Tip-Adapter written down a second time: literal, slow, in fp64."""
+"""The linear probe, Tip-Adapter and LoRA written down a second time: literal, slow, in fp64."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from anprompt.clip import Backbone
 from helpers_methods import FewPhotos
 from helpers_twins import Twin
-from literal_anprompt import cross_entropy, softmax, unit
+from literal_anprompt import Encoder, cross_entropy, softmax, unit
 
 
 class LiteralProbe(Twin):
@@ -70,3 +71,37 @@ class LiteralTip(LiteralProbe):
                     total -= math.log(float(p[label]))
                 losses[alpha, beta] = total
         return min(losses, key=losses.__getitem__)
+
+
+class LowRankEncoder(Encoder):
+    """The towers with their fused map of queries, keys and values updated: three matrices below one another."""
+
+    def __init__(self, backbone: Backbone, leaf: Mapping[str, Tensor], targets: str, factor: float) -> None:
+        super().__init__(backbone)
+        self.leaf, self.targets, self.factor = leaf, targets, factor
+
+    def linear(self, x: Tensor, name: str) -> Tensor:
+        tower, _, number, what = [*name.split("."), ""][:4]
+        y = super().linear(x, name)
+        if what != "qkv" or f"updates.{tower}.up" not in self.leaf:
+            return y
+        down, up = (self.leaf[f"updates.{tower}.{side}"][int(number)] for side in ("down", "up"))
+        zero = torch.zeros(x.shape[1], x.shape[1], dtype=torch.float64)
+        matrices = {target: up[j] @ down[j] for j, target in enumerate(self.targets)}
+        return y + self.factor * x @ torch.cat([matrices.get(t, zero) for t in ("q", "k", "v")]).T
+
+
+class LiteralLoRA(Twin):
+    """CLIP with (W + a/r B A) for W; the rank and the factor are those of the test."""
+
+    def __init__(self, method: Any, names: Sequence[str]) -> None:
+        super().__init__(method, names)
+        self.encoder = LowRankEncoder(method.backbone, self.leaf, method.options.targets, 1.5 / 3)
+
+    def decide(self, pixels: Tensor, names: Sequence[str], *, trained: bool) -> Tensor:
+        text = [unit(self.encoder.text(self.sentence(name))) for name in names]
+        return torch.stack([torch.stack([100 * self.frozen_image(p) @ t for t in text]) for p in pixels])
+
+    def losses(self, pixels: Tensor, labels: Tensor) -> dict[str, Tensor]:
+        loss = cross_entropy(self.decide(pixels, self.names, trained=True), labels)
+        return {"total": loss, "cross_entropy": loss}

@@ -28,6 +28,8 @@ PIXELS = batch(5)["pixels"]
         ("mmrl", "paper", {}, 4_992_256),
         ("mmrl", "paper", {"rep_width": 2048}, 18_762_496),
         ("mmrl++", "paper", {}, 813_312),
+        ("lora", "qv", {}, 2 * 2 * 2 * 12 * (768 + 512)),
+        ("lora", "qkv", {"towers": "vision", "layers": "last-3"}, 2 * 2 * 3 * 3 * 768),
         ("linear-probe", "plain", {"classes": 100}, 100 * 513),
         ("tip-adapter", "training-free", {"classes": 100, "photos": 1600}, 0),
         ("tip-adapter", "trained", {"classes": 100, "photos": 1600}, 1600 * 512),

@@ -1,4 +1,4 @@
-"""Linear probe and Tip-Adapter: literal second implementations, what they see of the photos, fits on the toy world."""
+"""Linear probe, Tip-Adapter and LoRA: literal second implementations, what they see of the photos, small fits."""
 
 from __future__ import annotations
 
@@ -19,12 +19,27 @@ from helpers_fit import estimator, noisy_array
 from helpers_methods import NAMES, FewPhotos, batch, small_backbone
 from helpers_twins import check_against, make
 from literal_anprompt import cross_entropy
-from literal_probes import LiteralProbe, LiteralTip
+from literal_probes import LiteralLoRA, LiteralProbe, LiteralTip
 
 
 @pytest.mark.parametrize("start", ["zero", "text"])
 def test_linear_probe_equals_the_literal_one(start: str) -> None:
     check_against(LiteralProbe, "linear-probe", start=start)
+
+
+@pytest.mark.parametrize("options", [{}, {"targets": "qkv"}, {"targets": "k", "towers": "text"}])
+def test_lora_equals_the_literal_one(options: dict[str, Any]) -> None:
+    check_against(LiteralLoRA, "lora", rank=3, strength=1.5, **options)
+
+
+def test_lora_starts_as_zero_shot_and_reaches_only_its_layers() -> None:
+    backbone, pixels = small_backbone(), batch()["pixels"]
+    lora = methods.create("lora", backbone, NAMES, layers="last-2")
+    zero_shot = methods.create("zero-shot", backbone, NAMES)
+    torch.testing.assert_close(lora.logits(pixels), zero_shot.logits(pixels), rtol=1e-4, atol=1e-3)
+    assert {p.shape[0] for p in lora.parameters()} == {2}
+    with pytest.raises(UserError, match="outside the tower"):
+        methods.create("lora", backbone, NAMES, layers="6-13")
 
 
 def test_a_text_started_probe_is_zero_shot_before_training() -> None:

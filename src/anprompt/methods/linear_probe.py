@@ -49,7 +49,7 @@ class LinearProbe(Method):
     Options = LinearProbeOptions
     presets = {  # noqa: RUF012 - ClassVar in the base
         "plain": Preset("starts from zeros and sees no text", {}, RECIPE),
-        "text-start": Preset("starts as zero-shot", {"start": "text"}, RECIPE),
+        "text-start": Preset("starts as zero-shot", {"start": "text"}, {**RECIPE, "lr": 1e-4, "epochs": 20}),
     }
 
     def __init__(self, backbone: Backbone, options: LinearProbeOptions, **common: Any) -> None:
