@@ -93,6 +93,21 @@ class Block(nn.Module):
             return self._add_mlp(x, inside)
         return x + mlp(self.ln_2(x), self.fc, self.proj, self.activation)
 
+    def value_path(self, x: Tensor) -> Tensor:
+        """The block on ``(B, L, D)`` as if each row attended to itself alone: its value in place of what it gathers."""
+        d = x.shape[-1]
+        values = F.linear(self._norm(self.ln_1, x), self.qkv.weight[2 * d :], self.qkv.bias[2 * d :])
+        return self._add_mlp(x + self.out(values), NOTHING)
+
+    def first_row_attention(self, x: Tensor) -> Tensor:
+        """How much the first row of each ``(B, L, D)`` attends to every row: ``(B, L)``, mean over heads, sums to 1."""
+        b, length, d = x.shape
+        qkv: Tensor = self.qkv(self._norm(self.ln_1, x)).float()
+        q, k, _ = qkv.view(b, length, 3, self.heads, -1).unbind(2)  # each (B, L, H, D/H)
+        scores = torch.einsum("bhc,blhc->bhl", q[:, 0], k) * (d // self.heads) ** -0.5
+        attention: Tensor = scores.softmax(dim=-1).mean(dim=1)
+        return attention
+
     def keys_values(self, x: Tensor, inside: Inside = NOTHING) -> Tensor:
         """Keys and values ``(S, 2D)`` of rows ``(S, D)``."""
         d = x.shape[1]
