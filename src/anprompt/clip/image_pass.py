@@ -32,7 +32,7 @@ def read_images(tower: VisionTower, tokens: Tensor, first: int, plan: PromptPlan
     """
     plan.check(tower.depth)
     k = plan.writes[0].length if prompts else 0
-    if not _one_place(plan) or plan.reach:
+    if not _one_place(plan) or plan.reach or plan.allowed is not None:
         rows = torch.arange(1 + k, device=tokens.device).expand(tokens.shape[0], -1)
         return tower.run(tokens, first, tower.depth, plan, rows)
 

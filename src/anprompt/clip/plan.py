@@ -97,10 +97,15 @@ NOTHING = Inside(())
 
 @dataclass(frozen=True)
 class PromptPlan:
-    """All writes of one pass through one tower, in the order in which they happen, and adapters, if there are any."""
+    """All writes of one pass through one tower, in the order in which they happen, and adapters, if there are any.
+
+    allowed: for a vision tower, which rows of a sequence of L tokens may attend to which: ``(L, L)`` of booleans;
+        ``None``: all to all. With it nothing is left out.
+    """
 
     writes: tuple[PromptWrite, ...] = ()
     adapters: tuple[BlockAdapter, ...] = ()
+    allowed: Callable[[int], Tensor] | None = None
 
     @staticmethod
     def deep(tokens: Mapping[int, Tensor], *, at: int | None = 1, mix: float = 1.0) -> PromptPlan:

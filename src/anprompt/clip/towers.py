@@ -37,7 +37,10 @@ class Block(nn.Module):
         """The maps that hold nearly all weights and arithmetic."""
         return self.qkv, self.out, self.fc, self.proj
 
-    def forward(self, x: Tensor, causal: bool, rows: Tensor | None = None, inside: Inside = NOTHING) -> Tensor:
+    def forward(
+        self, x: Tensor, causal: bool, rows: Tensor | None = None, inside: Inside = NOTHING,
+        allowed: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """Run the block on ``(B, L, D)``, plainly: what :meth:`packed` must equal, and what pretraining differentiates.
 
         rows: ``(B, R)`` positions that are read afterwards. Only these get queries and an MLP, and ``(B, R, D)`` is
@@ -47,15 +50,17 @@ class Block(nn.Module):
         h = inside.added("input", self._norm(self.ln_1, x))
         qkv = inside.added("qkv", self.qkv(h), h)  # (B, L, 3D)
         q, k, v = qkv.view(b, length, 3, self.heads, d // self.heads).unbind(2)  # each (B, L, H, D/H)
-        mask = None
+        mask = allowed
         if rows is not None:
             at = rows[:, :, None]
             x = x.gather(1, at.expand(-1, -1, d))  # (B, R, D)
             q = q.gather(1, at[..., None].expand(-1, -1, *q.shape[2:]))  # (B, R, H, D/H)
-            if causal:
+            if allowed is not None:
+                mask = allowed[rows][:, None]  # (B, 1, R, L)
+            elif causal:
                 mask = (torch.arange(length, device=x.device) <= at)[:, None]  # (B, 1, R, L)
         attended = F.scaled_dot_product_attention(
-            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, is_causal=causal and rows is None
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, is_causal=causal and mask is None
         )
         x = x + self.out(attended.transpose(1, 2).flatten(2))
         return self._add_mlp(x, inside)
@@ -159,7 +164,8 @@ class Tower(nn.Module):
             for write in plan.before(number):
                 tokens = write.apply(tokens)
             read = rows if number == last and not whole else None
-            tokens = self.block(number)(tokens, self.causal, read, plan.inside(number))
+            allowed = None if plan.allowed is None else plan.allowed(tokens.shape[1]).to(tokens.device)
+            tokens = self.block(number)(tokens, self.causal, read, plan.inside(number), allowed)
             tokens = plan.adapt(number, tokens)
         if whole and rows is not None:
             tokens = tokens.gather(1, rows[:, :, None].expand(-1, -1, self.width))

@@ -68,6 +68,7 @@ class Method(nn.Module, ABC):
 
     needs: ``"descriptions"`` of the classes, ``"training photos"`` before training (:meth:`see` gets them).
     supports_new_classes, only_known: whether other classes than those of training are possible, and why not.
+    plain: whether batches in training also have ``"plain"``, the photos without augmentation.
     rows_per: tensors that have one row for each training ``"class"`` or ``"photo"``, by name; made with none.
     """
 
@@ -78,6 +79,7 @@ class Method(nn.Module, ABC):
     needs: ClassVar[tuple[str, ...]] = ()
     supports_new_classes: ClassVar[bool] = True
     only_known: ClassVar[str] = ""
+    plain: ClassVar[bool] = False
     rows_per: ClassVar[Mapping[str, str]] = {}
     Options: ClassVar[type[Any]]
     presets: ClassVar[dict[str, Preset]]

@@ -56,11 +56,12 @@ def prefetches(device: torch.device) -> bool:
 
 def augmented_batches(
     data: TrainingImages, transform: ImageTransform, recipe: Recipe, device: torch.device,
-    *, seed: int, epoch: int, first: int = 0,
+    *, seed: int, epoch: int, first: int = 0, plain: bool = False,
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:  # fmt: skip
     """Yield (step, batch) for the steps of ``epoch`` from ``first`` on.
 
-    A batch has ``"pixels"``, ``(B, 3, H, W)``, and ``"labels"``, ``(B,)``, on ``device``.
+    A batch has ``"pixels"``, ``(B, 3, H, W)``, and ``"labels"``, ``(B,)``, on ``device``. With ``plain`` it also has
+    ``"plain"``, ``(B, 3, H, W)``, the same photos as at prediction.
     """
     order = epoch_order(len(data), recipe.batch, seed, epoch)
 
@@ -73,6 +74,8 @@ def augmented_batches(
             flip=recipe.flip,
         )  # (B, 3, H, W)
         batch = {"pixels": pixels, "labels": data.labels[chosen]}
+        if plain:
+            batch["plain"] = data.plain(chosen.tolist(), transform)
         if device.type == "cuda":  # only a copy from pinned memory lets the host go on meanwhile
             return {name: tensor.pin_memory() for name, tensor in batch.items()}
         return batch

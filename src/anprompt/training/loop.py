@@ -106,7 +106,7 @@ def train(
             sums.clear()
             first = start[1] if epoch == start[0] else 0
             for step, batch in augmented_batches(
-                data, backbone.transform, recipe, device, seed=seed, epoch=epoch, first=first
+                data, backbone.transform, recipe, device, seed=seed, epoch=epoch, first=first, plain=method.plain
             ):
                 begin_step()
                 losses = method.losses(batch)

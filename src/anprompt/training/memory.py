@@ -103,7 +103,10 @@ def _run_step(method: Method, batch: int, learnable: list[Tensor], live: LiveByt
     with live, torch.enable_grad():
         pixels = live.empty(batch, 3, side, side)
         labels = torch.arange(batch, device=method.backbone.device) % len(method.class_names)
-        loss = method.losses({"pixels": pixels, "labels": labels})["total"]
+        data = {"pixels": pixels, "labels": labels}
+        if method.plain:
+            data["plain"] = live.empty(batch, 3, side, side)
+        loss = method.losses(data)["total"]
         forward, live.peak = live.peak, live.now
         torch.autograd.grad(loss, learnable, allow_unused=True)
     return forward

@@ -32,10 +32,11 @@ class FrozenPhotos:
     def _encode(self, view: int | None) -> Tensor:
         transform, parts = self._backbone.transform, []
         for start in range(0, len(self._data), TOGETHER):
-            images = self._data.images[start : start + TOGETHER]
+            rows = range(start, min(start + TOGETHER, len(self._data)))
             if view is None:
-                pixels = transform([image.permute(1, 2, 0).numpy() for image in images])
+                pixels = self._data.plain(rows, transform)
             else:
+                images = self._data.images[start : start + TOGETHER]
                 pixels = transform.random_resized_crop(images, generator_for(self._seed, "photos", view, start))
             parts.append(self._backbone.encode_image(pixels.to(self._backbone.device)))
         return torch.cat(parts)
