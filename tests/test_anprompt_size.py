@@ -31,6 +31,8 @@ PIXELS = batch(5)["pixels"]
         ("lora", "qv", {}, 2 * 2 * 2 * 12 * (768 + 512)),
         ("lora", "qkv", {"towers": "vision", "layers": "last-3"}, 2 * 2 * 3 * 3 * 768),
         ("textrefiner", "paper", {}, 1_052_672),
+        ("tac", "paper", {}, 733_440),
+        ("tac", "paper", {"length": 10}, 810_240),
         ("linear-probe", "plain", {"classes": 100}, 100 * 513),
         ("tip-adapter", "training-free", {"classes": 100, "photos": 1600}, 0),
         ("tip-adapter", "trained", {"classes": 100, "photos": 1600}, 1600 * 512),
