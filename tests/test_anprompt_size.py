@@ -33,6 +33,7 @@ PIXELS = batch(5)["pixels"]
         ("textrefiner", "paper", {}, 1_052_672),
         ("tac", "paper", {}, 733_440),
         ("tac", "paper", {"length": 10}, 810_240),
+        ("lweib", "paper", {}, 506_880),
         ("linear-probe", "plain", {"classes": 100}, 100 * 513),
         ("tip-adapter", "training-free", {"classes": 100, "photos": 1600}, 0),
         ("tip-adapter", "trained", {"classes": 100, "photos": 1600}, 1600 * 512),

@@ -40,11 +40,11 @@ class _Step:
 
 
 class Sentences:
-    """A fixed list of tokenised sentences."""
+    """A fixed list of tokenised sentences. truncate: cut those that are too long instead of refusing them."""
 
-    def __init__(self, backbone: Backbone, texts: Sequence[str]) -> None:
+    def __init__(self, backbone: Backbone, texts: Sequence[str], *, truncate: bool = False) -> None:
         self._backbone = backbone
-        ids = backbone.tokenizer(texts)  # (N, context)
+        ids = backbone.tokenizer(texts, truncate=truncate)  # (N, context)
         eot = (ids == backbone.config.eot_id).int().argmax(dim=1)  # (N,) first EOT of each
         self.ids, self.eot = ids.to(backbone.device), eot.to(backbone.device)
         same = (ids == ids[0]).all(dim=0).int()
