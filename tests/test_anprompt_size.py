@@ -34,6 +34,8 @@ PIXELS = batch(5)["pixels"]
         ("tac", "paper", {}, 733_440),
         ("tac", "paper", {"length": 10}, 810_240),
         ("lweib", "paper", {}, 506_880),
+        ("bip", "paper", {"classes": 10}, 796_928 + 10 * 512),
+        ("bip", "paper", {"unused_nets": 2, "classes": 10}, 1_720_832 + 10 * 512),
         ("linear-probe", "plain", {"classes": 100}, 100 * 513),
         ("tip-adapter", "training-free", {"classes": 100, "photos": 1600}, 0),
         ("tip-adapter", "trained", {"classes": 100, "photos": 1600}, 1600 * 512),
