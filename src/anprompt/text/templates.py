@@ -20,6 +20,20 @@ PARAPHRASES = (
     "a {} in its surroundings.",
 )
 
+# Sixty photographs, pictures and views of a thing, for methods that average over many wordings.
+_LOOKS = (
+    "bright", "dark", "blurry", "sharp", "grainy", "cropped", "large", "small",
+    "worn", "new", "strange", "plain", "beautiful", "dirty", "clean", "distant",
+)  # fmt: skip
+_MEDIA = ("drawing", "painting", "sketch", "sculpture", "toy", "video", "cartoon", "poster")
+ENSEMBLE = (
+    *(f"a {look} photo of {article} {{}}." for look in _LOOKS for article in ("a", "the")),
+    *(f"a {medium} of {article} {{}}." for medium in _MEDIA for article in ("a", "the")),
+    *(f"a photo of {article} {{}}." for article in ("a", "the", "one", "my")),
+    *(f"a photo of {article} {{}}, {where}." for article in ("a", "the") for where in ("from above", "seen from afar")),
+    *(f"{start} a {{}}." for start in ("a black and white photo of", "a close-up of", "there is", "this photo shows")),
+)
+
 
 def check_template(template: str) -> str:
     """Return ``template`` if it has exactly one ``{}``; else raise :class:`UserError`."""
