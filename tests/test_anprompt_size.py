@@ -36,6 +36,7 @@ PIXELS = batch(5)["pixels"]
         ("lweib", "paper", {}, 506_880),
         ("bip", "paper", {"classes": 10}, 796_928 + 10 * 512),
         ("bip", "paper", {"unused_nets": 2, "classes": 10}, 1_720_832 + 10 * 512),
+        ("surpl", "paper", {}, 1_641_216),
         ("linear-probe", "plain", {"classes": 100}, 100 * 513),
         ("tip-adapter", "training-free", {"classes": 100, "photos": 1600}, 0),
         ("tip-adapter", "trained", {"classes": 100, "photos": 1600}, 1600 * 512),
