@@ -263,6 +263,16 @@ def test_adapters_on_blocks(
     compare(ours, images_plainly(backbone, pixels, plan, 2), [*writes(plan), *weights])
 
 
+def test_sentences_with_a_reach_in_chunks() -> None:
+    backbone, texts = random_backbone(vision_depth=1, text_depth=4), fill("a photo of a {}.", UNEVEN)
+    d = backbone.text.width
+    weight, prompts = (0.1 * tokens(d, d)).detach().requires_grad_(), tokens(2, d, seed=1)
+    plan = PromptPlan(PromptPlan.deep({2: prompts}).writes, (BlockAdapter(3, sideways(weight), reach=1),))
+    whole = Sentences(backbone, texts).features(plan)
+    backbone.class_chunk = 4
+    compare(Sentences(backbone, texts).features(plan), whole, [weight, prompts])
+
+
 def test_the_declared_reach_is_what_keeps_it_exact() -> None:
     """The same function declared as row-wise gives something else: the declaration is honoured, not ignored."""
     backbone, texts = small(), fill("a photo of a {}.", UNEVEN)

@@ -90,8 +90,19 @@ class Sentences:
     def _plain(self, plan: PromptPlan) -> Tensor:
         """Without short cuts that an adapter's reach would break: the longest sentence and ``reach`` tokens more."""
         tower, length = self._backbone.text, int(self.eot.max()) + 1 + plan.reach
-        rows = plan.shifted(self.eot)[:, None]  # (N, 1)
-        out: Tensor = tower.read(tower.run(tower.embed(self.ids[:, :length]), 1, tower.depth, plan, rows)[:, 0])
+        chunk = self._backbone.class_chunk
+
+        def run(ids: Tensor, eot: Tensor) -> Tensor:
+            rows = plan.shifted(eot)[:, None]  # (N, 1)
+            return tower.run(tower.embed(ids), 1, tower.depth, plan, rows)[:, 0]  # (N, D)
+
+        ids, own = self.ids[:, :length], any(write.tokens.dim() == 3 for write in plan.writes)
+        if chunk is None or own or not torch.is_grad_enabled():
+            read = run(ids, self.eot)
+        else:
+            parts = zip(ids.split(chunk), self.eot.split(chunk), strict=True)  # type: ignore[no-untyped-call]
+            read = torch.cat([checkpoint(run, *p, use_reentrant=False, preserve_rng_state=False) for p in parts])
+        out: Tensor = tower.read(read)
         return out
 
     def _below(self, block: int) -> tuple[Tensor, Tensor]:

@@ -125,14 +125,13 @@ def methods(name: str | None = None, json: bool = False) -> int:
             _count(row),
             ", ".join(row["needs"]) or "–",
             "yes" if row["supports_new_classes"] else "no",
-            ", ".join(row["presets"]),
         )
         for row in rows
     ]
-    columns = ("method", "year", "parameters", "needs", "new classes", "presets")
+    columns = ("method", "year", "parameters", "needs", "new classes")
     console.table("", columns, table, ("year", "parameters"))
     for row in rows:
-        console.say(f"{row['name']}: {row['paper']}, {row['link']}")
+        console.say(f"{row['name']}: {row['paper']}, {row['link']} (presets: {', '.join(row['presets'])})")
     console.say("\nParameters: learnable numbers on ViT-B/16. 'anprompt methods NAME' lists the options of one.")
     return 0
 
