@@ -16,6 +16,7 @@ from helpers_clip import random_backbone
 from helpers_fit import pictures
 from helpers_methods import NAMES, NEW_NAMES, bank, batch, small_backbone
 from helpers_twins import check_against, make
+from literal_anprompt import unit
 from literal_tac import LiteralTAC
 
 
@@ -49,7 +50,10 @@ def test_clusters_are_of_the_training_classes_and_stay() -> None:
     torch.testing.assert_close(method.centres, cosine_centres(rows, 5), rtol=1e-4, atol=1e-5)
     view: Any = method.with_classes(NEW_NAMES, bank())
     assert torch.equal(view.centres, method.centres)
-    with pytest.raises(UserError, match="4 classes and 5 clusters"):
+    few = make("tac", small_backbone(), NAMES[:2])  # then of single sentences
+    sentences = torch.stack([unit(means.encoder.text(s)) for name in NAMES[:2] for s in means.sentences[name]]).float()
+    torch.testing.assert_close(few.centres, cosine_centres(sentences, 5), rtol=1e-4, atol=1e-5)
+    with pytest.raises(UserError, match="5 clusters need at least 5 classes or sentences, but there are 4"):
         methods.create("tac", small_backbone(), NAMES[:4])
 
 

@@ -9,7 +9,8 @@ https://github.com/FushengHao/TAC
     {e_cls, e_1 … e_M, a^v, p_l^v}                   patches cannot attend to a^v; all else can                     (d)
     L = CE(s f_v f_tᵀ, y) + 20 mean|f_t − F| + 25 mean|f_v − f_v^clip(photo without augmentation)|                  (e)
 
-All features have unit length. The learned numbers are averaged over the ends of all epochs.
+All features have unit length. The learned numbers are averaged over the ends of all epochs. With fewer classes than
+clusters, single sentences are clustered.
 """
 
 from __future__ import annotations
@@ -79,13 +80,16 @@ class TAC(Method):
 
     # ---- frozen texts ----------------------------------------------------------------------------------------------
 
-    def _means(self, names: Sequence[str]) -> Tensor:
-        """F ``(C, d)``: of the sentences' features as they come, not of unit ones."""
+    def _features(self, names: Sequence[str]) -> list[Tensor]:
+        """Of each class's sentences, ``(count, d)`` each, not normalised."""
         texts = [self.bank.of(name, self.template).main for name in names]
         with torch.no_grad():
             features = Sentences(self.backbone, [s for own in texts for s in own]).features()
-        parts = torch.split(features, [len(own) for own in texts])
-        return F.normalize(torch.stack([part.mean(dim=0) for part in parts]), dim=-1)
+        return list(torch.split(features, [len(own) for own in texts]))
+
+    def _means(self, names: Sequence[str]) -> Tensor:
+        """F ``(C, d)``: of the sentences' features as they come, not of unit ones."""
+        return F.normalize(torch.stack([part.mean(dim=0) for part in self._features(names)]), dim=-1)
 
     def make_block(self, names: Sequence[str], *, trained: bool) -> ClassBlock:
         block = super().make_block(names, trained=trained)
@@ -94,14 +98,16 @@ class TAC(Method):
         return replace(block, sentences=Sentences(self.backbone, fill(frame, names)))
 
     def start(self, names: Sequence[str], bank: DescriptionBank) -> None:
-        k = self.options.clusters
-        if len(names) < k:
-            raise UserError(
-                f"TAC needs at least as many classes as clusters, but there are {len(names)} classes and {k} clusters: "
-                "lower the option 'clusters'."
-            )
         super().start(names, bank)
-        self.centres.copy_(cosine_centres(self.blocks[0].extra["mean"], k))  # (a)
+        rows, k = self.blocks[0].extra["mean"], self.options.clusters
+        if len(rows) < k:  # then single sentences, not classes
+            rows = F.normalize(torch.cat(self._features(names)), dim=-1)
+        if len(rows) < k:
+            raise UserError(
+                f"{k} clusters need at least {k} classes or sentences, but there are {len(rows)}: "
+                "lower the option 'clusters' or add texts."
+            )
+        self.centres.copy_(cosine_centres(rows, k))  # (a)
 
     def used_texts(self, names: Sequence[str]) -> DescriptionBank:
         return DescriptionBank({n: self.bank.main[n] for n in names if n in self.bank.main}, {}, self.bank.source)
