@@ -46,6 +46,21 @@ def batch(size: int = 4, classes: int = len(NAMES), seed: int = 0, side: int = 3
     }
 
 
+class FewPhotos:
+    """Two random photos of each class: what methods that look at the training photos get."""
+
+    def __init__(self, backbone: Backbone, classes: int = len(NAMES)) -> None:
+        self.pixels = batch(2 * classes, classes, seed=11, side=backbone.config.image_size)["pixels"]
+        self.labels = torch.arange(2 * classes) % classes
+        self.backbone = backbone
+
+    def features(self, views: int = 0) -> Tensor:
+        shifted = [self.pixels + 0.2 * view for view in range(max(views, 1))]
+        weight = self.backbone.vision.patch.weight
+        features = torch.stack([self.backbone.encode_image(p.to(weight.dtype)) for p in shifted])
+        return torch.nn.functional.normalize(features.mean(dim=0), dim=-1)
+
+
 @torch.no_grad()
 def perturb(method: methods.Method, seed: int = 0) -> methods.Method:
     """Move every learnable away from its start, so that nothing is zero or equal by construction."""

@@ -109,12 +109,12 @@ class Encoder:
         k = len(next(iter(tokens.values()))) if tokens else 0
         return self.w["vision.projection.weight"] @ x[0], x[1 : 1 + k]
 
-    def text(self, sentence: str, tokens: Mapping[int, Tensor] | None = None) -> Tensor:
+    def text(self, sentence: str, tokens: Mapping[int, Tensor] | None = None, beta: float = 1.0) -> Tensor:
         """``(d,)`` at EOT, not normalised; all positions run, also those behind EOT."""
         tokens = tokens or {}
         ids = self.tokenizer([sentence])[0].tolist()
         x = torch.stack([self.w["text.token.weight"][i] for i in ids]) + self.w["text.position"]
-        x = self.norm(self.blocks(x, "text", tokens, 1.0), "text.ln_final", self.config.text.eps)
+        x = self.norm(self.blocks(x, "text", tokens, beta), "text.ln_final", self.config.text.eps)
         k = len(next(iter(tokens.values()))) if tokens else 0
         return self.w["text.projection.weight"] @ x[ids.index(self.config.eot_id) + k]
 

@@ -221,6 +221,8 @@ def test_info(small_adapter: Path, small_clip: Path, cli: Cli) -> None:
 def test_methods(monkeypatch: pytest.MonkeyPatch, cli: Cli) -> None:
     rows = {row["name"]: row for row in cli("methods", "--json").document["methods"]}
     assert rows["anprompt"]["parameters"] == 4_992_256
+    assert (rows["linear-probe"]["parameters"], rows["linear-probe"]["parameters_per_class"]) == (0, 513)
+    assert rows["tip-adapter"]["needs"] == ["training photos"]
     assert {"paper", "link", "year", "needs", "supports_new_classes", "presets"} <= rows["anprompt"].keys()
     monkeypatch.setenv("COLUMNS", "80")
     table = cli("methods").out

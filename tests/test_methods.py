@@ -18,17 +18,19 @@ from anprompt.methods import ClassBlock, Method, Preset
 from anprompt.methods.base import REGISTRY
 from anprompt.methods.count import learnable_numbers
 from anprompt.methods.options import option
-from helpers_methods import NAMES, NEW_NAMES, bank, batch, small_backbone
+from helpers_methods import NAMES, NEW_NAMES, FewPhotos, bank, batch, small_backbone
 
 DATA = batch()
 PIXELS = DATA["pixels"]
 EVERY = [(m.name, preset) for m in methods.available() for preset in m.presets]
-STARTS_FROM_WORDS = {("coop", "paper"), ("kgcoop", "paper"), ("prograd", "paper")}  # nothing is drawn by chance
+STARTS_FROM_WORDS = {("coop", "paper"), ("kgcoop", "paper"), ("prograd", "paper")}
+NOTHING_DRAWN = {"linear-probe", "tip-adapter"}  # they start from zeros, from texts or from the photos
 every_method = pytest.mark.parametrize(("name", "preset"), EVERY, ids=[f"{n}-{p}" for n, p in EVERY])
 
 
 def make(name: str, preset: str | None = None, **settings: Any) -> Method:
-    return methods.create(name, small_backbone(), NAMES, texts=bank(), preset=preset, **settings)
+    backbone = small_backbone()
+    return methods.create(name, backbone, NAMES, texts=bank(), photos=FewPhotos(backbone), preset=preset, **settings)
 
 
 def train(method: Method, steps: int = 3) -> None:
@@ -63,7 +65,8 @@ def test_training_moves_the_learnables_and_never_the_backbone(name: str, preset:
     assert own.isdisjoint(id(t) for t in method.state_dict(keep_vars=True).values())
     assert own.isdisjoint(id(p) for p in method.parameters())
     assert not any(key.startswith("backbone") for key in method.state_dict())
-    assert sum(p.numel() for p in method.parameters()) == learnable_numbers(name, backbone.config, preset)
+    counts = {"classes": len(NAMES), "photos": 2 * len(NAMES)}
+    assert sum(p.numel() for p in method.parameters()) == learnable_numbers(name, backbone.config, preset, **counts)
     if not method.trainable:
         return
     start = {key: p.detach().clone() for key, p in method.named_parameters()}
@@ -101,15 +104,16 @@ def test_seeds(name: str, preset: str) -> None:
     for key, tensor in one.items():
         assert torch.equal(tensor, same[key])
         assert torch.equal(tensor, later[key])
-    differs = any(not torch.equal(tensor, other[key]) for key, tensor in one.items())
-    assert differs is bool(one and (name, preset) not in STARTS_FROM_WORDS)
+    drawn = any(not torch.equal(tensor, other[key]) for key, tensor in one.items())
+    by_chance = (name, preset) not in STARTS_FROM_WORDS and name not in NOTHING_DRAWN
+    assert drawn is bool(one and by_chance)
 
 
 @every_method
 def test_view_over_other_classes(name: str, preset: str) -> None:
     method = make(name, preset)
     if not method.supports_new_classes:
-        pytest.skip(f"{name} only knows its training classes")
+        pytest.skip(f"{name} only knows its training classes")  # see the test below
     before = method.logits(PIXELS)
     view = method.with_classes([NEW_NAMES[0], *NAMES[:2]], bank())
     assert type(view) is type(method)
@@ -137,6 +141,28 @@ def test_added_classes_leave_the_old_logits_exactly(name: str, preset: str) -> N
     assert torch.equal(after[:, : len(NAMES)], before)
     assert after.shape == (4, len(NAMES) + len(NEW_NAMES))
     assert (after[:, len(NAMES) :].std(dim=0) > 0).all()
+
+
+@every_method
+def test_a_method_without_new_classes_says_why_and_keeps_some_of_its_own(name: str, preset: str) -> None:
+    method = make(name, preset)
+    if method.supports_new_classes:
+        assert not method.only_known
+        return
+    assert method.only_known
+    reason = f"only knows the classes that it was trained on, because {method.only_known}: 'forest' and 1 more"
+    for refused in (method.with_classes, method.add_classes):
+        with pytest.raises(UserError, match=reason):
+            refused([NAMES[0], *NEW_NAMES[:2]], bank())
+    before = method.logits(PIXELS)
+    rows = [3, 0, 4]
+    view = method.with_classes([NAMES[row] for row in rows])
+    assert torch.allclose(view.logits(PIXELS), before[:, rows], atol=1e-5)
+    assert torch.equal(method.logits(PIXELS), before)
+    rebuilt = methods.build(name, small_backbone(), preset=preset)
+    rebuilt.load_state_dict(view.state_dict())
+    rebuilt.blocks = [rebuilt.make_block(view.class_names, trained=True)]
+    assert torch.equal(rebuilt.logits(PIXELS), view.logits(PIXELS))
 
 
 @every_method

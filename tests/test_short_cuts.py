@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from anprompt.clip import Backbone, BlockAdapter, PromptPlan, PromptWrite, Sentences, load_backbone
+from anprompt.clip.plan import Place
 from anprompt.clip.towers import Tower
 from anprompt.text import fill
 from helpers_clip import WORDS, random_backbone
@@ -235,16 +236,19 @@ def sideways(weight: Tensor) -> Callable[[Tensor], Tensor]:
 
 @pytest.mark.parametrize("which", ["text", "vision"])
 @pytest.mark.parametrize(("kind", "reach"), [(row_wise, 0), (sideways, 1)])
-@pytest.mark.parametrize("blocks", [(2, 3), (4,)])
+@pytest.mark.parametrize(
+    ("where", "blocks"), [("output", (2, 3)), ("output", (4,)), ("input", (2, 4)), ("qkv", (1, 4)), ("hidden", (3, 4))]
+)
 def test_adapters_on_blocks(
-    which: str, kind: Callable[[Tensor], Callable[[Tensor], Tensor]], reach: int, blocks: tuple[int, ...]
+    which: str, kind: Callable[[Tensor], Callable[[Tensor], Tensor]], reach: int, where: Place, blocks: tuple[int, ...]
 ) -> None:
     backbone = random_backbone(vision_depth=4, text_depth=4)
     d = getattr(backbone, which).width
-    weights = [0.1 * tokens(d, d, seed=block).detach() for block in blocks]
+    d_in, d_out = {"output": (d, d), "input": (d, d), "qkv": (d, 3 * d), "hidden": (4 * d, 4 * d)}[where]
+    weights = [0.1 * tokens(d_in, d_out, seed=block).detach() for block in blocks]
     for weight in weights:
         weight.requires_grad_()
-    adapters = tuple(BlockAdapter(block, kind(w), reach) for block, w in zip(blocks, weights, strict=True))
+    adapters = tuple(BlockAdapter(block, kind(w), reach, where) for block, w in zip(blocks, weights, strict=True))
     deep = PromptPlan.deep({block: tokens(2, d, seed=block) for block in (2, 3, 4)})
     plan = PromptPlan(deep.writes, adapters)
     if which == "text":
@@ -258,6 +262,16 @@ def test_adapters_on_blocks(
     assert out.prompts is not None
     ours = torch.cat([out.cls, out.prompts.flatten(1)], 1)
     compare(ours, images_plainly(backbone, pixels, plan, 2), [*writes(plan), *weights])
+
+
+def test_sentences_with_a_reach_in_chunks() -> None:
+    backbone, texts = random_backbone(vision_depth=1, text_depth=4), fill("a photo of a {}.", UNEVEN)
+    d = backbone.text.width
+    weight, prompts = (0.1 * tokens(d, d)).detach().requires_grad_(), tokens(2, d, seed=1)
+    plan = PromptPlan(PromptPlan.deep({2: prompts}).writes, (BlockAdapter(3, sideways(weight), reach=1),))
+    whole = Sentences(backbone, texts).features(plan)
+    backbone.class_chunk = 4
+    compare(Sentences(backbone, texts).features(plan), whole, [weight, prompts])
 
 
 def test_the_declared_reach_is_what_keeps_it_exact() -> None:

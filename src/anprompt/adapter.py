@@ -185,6 +185,7 @@ def load_adapter(
     if document["baked"]:
         method.bake(tensors, names)
     else:
+        method.make_room({each: len(tensors[key]) for key, each in method.rows_per.items() if key in tensors})
         wanted, found = ({(n, tuple(t.shape)) for n, t in ts.items()} for ts in (method.state_dict(), tensors))
         if wanted != found:
             names = sorted({name for name, _ in wanted ^ found})[:5]

@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from anprompt.adapter import load_adapter, save_adapter
 from anprompt.data import BadImage, DataSource, decode
-from anprompt.errors import Problems, UserError, unknown_name
+from anprompt.errors import Problems, unknown_name
 from anprompt.fitting import Progress, prepare
 from anprompt.inference import refuse_bad, stream_logits
 from anprompt.inputs import as_pictures, as_source
@@ -263,8 +263,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if not len(names):
             problems.add("the list is empty")
         problems.raise_if_any()
-        if not self.method_.supports_new_classes and set(names) - set(self.classes_):
-            raise UserError(f"Method '{self.method_.name}' only knows the classes that it was trained on.")
+        self.method_.check_names(names)
 
     # ---- files -----------------------------------------------------------------------------------------------------
 

@@ -31,6 +31,7 @@ from anprompt.settings import (
 )
 from anprompt.text import fill
 from anprompt.training import (
+    FrozenPhotos,
     MemoryPlan,
     Recipe,
     TrainingImages,
@@ -178,7 +179,8 @@ def prepare(
     # Layers outside the tower, a template without a place for the name, names that are too long: known by now.
     plan = methods.build(asked.method, backbone, **common)
     backbone.tokenizer(fill(template, source.classes))
-    drawn = _draw(whole, asked.subset, shots, seed, plan.trainable)
+    needed = plan.trainable or "training photos" in kind.needs
+    drawn = _draw(whole, asked.subset, shots, seed, needed)
     images, used = _read(source, drawn, backbone.transform.crop, asked.bad_images, progress)
 
     missing = [name for name in source.classes if name not in bank.main]
@@ -187,7 +189,8 @@ def prepare(
             f"{len(missing)} of {len(source.classes)} classes have no descriptions and use the template instead: "
             f"{listed(missing)}"
         )
-    method = methods.create(asked.method, backbone, source.classes, texts=bank, **common)
+    photos = FrozenPhotos(images, backbone, seed)
+    method = methods.create(asked.method, backbone, source.classes, texts=bank, photos=photos, **common)
     settings = {
         "method": asked.method,
         "preset": preset_name,

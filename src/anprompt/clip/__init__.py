@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from anprompt.clip.backbone import Backbone, ImageFeatures
+from anprompt.clip.backbone import Backbone, ImageFeatures, LocalFeatures
 from anprompt.clip.checkpoint import load_backbone
 from anprompt.clip.config import ClipConfig, TowerConfig
 from anprompt.clip.plan import BlockAdapter, PromptPlan, PromptWrite
@@ -17,6 +17,7 @@ __all__ = [
     "ClipTokenizer",
     "ImageFeatures",
     "ImageTransform",
+    "LocalFeatures",
     "PromptPlan",
     "PromptWrite",
     "Sentences",

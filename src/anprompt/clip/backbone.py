@@ -48,6 +48,19 @@ class ImageFeatures:
     frozen: Tensor | None = None
 
 
+@dataclass(frozen=True)
+class LocalFeatures:
+    """Outputs of all tokens of an image; fp32, projected, not normalised.
+
+    cls: ``(B, C)``. tokens: ``(B, L, C)``, CLS first, prompts where the plan puts them. attention: ``(B, L)``, of CLS
+    to all tokens in the last block, mean over heads; it sums to 1.
+    """
+
+    cls: Tensor
+    tokens: Tensor
+    attention: Tensor
+
+
 class Backbone(nn.Module):
     """A frozen CLIP: two towers, tokenizer and image transform. Nothing in it ever receives a gradient.
 
@@ -192,3 +205,19 @@ class Backbone(nn.Module):
             prompts=tower.norm(out[:, 1:]) if prompts and after_cls else None,
             frozen=teacher,
         )
+
+    def local(self, pixels: Tensor, plan: PromptPlan = NO_PROMPTS, *, values: bool = False) -> LocalFeatures:
+        """Encode normalised pixels ``(B, 3, H, W)`` under ``plan`` and keep the outputs of all tokens.
+
+        values: tokens are those of the last block's value path, in which each stays with what stands at its own place.
+        Blocks below the first prompt run as in :meth:`images`; from there on all rows are computed.
+        """
+        tower = self.vision
+        first = min(plan.first_block or tower.depth, tower.depth)
+        x = tower.run(self.trunk(pixels, first), first, tower.depth - 1, plan)
+        for write in plan.before(tower.depth):
+            x = write.apply(x)
+        block = tower.block(tower.depth)
+        out = tower.read(block(x, False))  # (B, L, C)
+        tokens = tower.read(block.value_path(x)) if values else out
+        return LocalFeatures(out[:, 0], tokens, block.first_row_attention(x))

@@ -32,7 +32,7 @@ def read_images(tower: VisionTower, tokens: Tensor, first: int, plan: PromptPlan
     """
     plan.check(tower.depth)
     k = plan.writes[0].length if prompts else 0
-    if not _one_place(plan) or plan.reach:
+    if not _one_place(plan) or plan.reach or plan.allowed is not None:
         rows = torch.arange(1 + k, device=tokens.device).expand(tokens.shape[0], -1)
         return tower.run(tokens, first, tower.depth, plan, rows)
 
@@ -41,7 +41,7 @@ def read_images(tower: VisionTower, tokens: Tensor, first: int, plan: PromptPlan
     own = length  # rows of a picture in x
     waiting: Tensor | None = None  # prompts (K, D) that have no rows in x
     for number in range(first, tower.depth + 1):
-        block, final = tower.block(number), number == tower.depth
+        block, inside, final = tower.block(number), plan.inside(number), number == tower.depth
         for write in plan.before(number):
             new, rows = write.tokens.to(x.dtype), x.view(b, own, d)
             if write.how == "overwrite" and write.mix != 1.0:
@@ -55,12 +55,12 @@ def read_images(tower: VisionTower, tokens: Tensor, first: int, plan: PromptPlan
                 new = waiting.expand(b, -1, -1)
                 x = torch.cat([x.view(b, own, d), new], dim=1).flatten(0, 1)
                 waiting, own = None, own + new.shape[1]
-        shared = None if waiting is None else block.keys_values(waiting)
+        shared = None if waiting is None else block.keys_values(waiting, inside)
         read = None
         if final:
             places = torch.tensor([0, *range(length, length + k)], device=x.device)
             read = (torch.arange(b, device=x.device)[:, None] * own + places).flatten()  # (B·(1 + K),)
-        x = plan.adapt(number, block.packed(x, Packing.equal(b, own), False, shared, read))
+        x = plan.adapt(number, block.packed(x, Packing.equal(b, own), False, shared, read, inside))
     return x.view(b, 1 + k, d)
 
 

@@ -52,11 +52,18 @@ class PromptWrite:
         return torch.cat([x[:, :start], tokens, x[:, end:]], dim=1)
 
 
+Place = Literal["output", "input", "qkv", "hidden"]
+
+
 @dataclass(frozen=True)
 class BlockAdapter:
-    """A learned function on the output of one block: ``x + function(x)``, for rows ``(..., D)``.
+    """A learned function whose result is added to rows ``(..., ·)`` in or behind one block.
 
-    block: 1-based number of the block after which it acts.
+    block: 1-based number of the block.
+    function: gets fp32 rows.
+    where: what it is added to, and what it gets: ``"output"``, the block's output ``(..., D)``; ``"input"``, what the
+        attention's maps get, behind the first norm; ``"hidden"``, the MLP's hidden rows before the activation; or
+        ``"qkv"``, queries, keys and values: then it gets what these are made of, and gives ``(..., 3D)``.
     reach: up to how many positions to either side influence a row's result. 0, the default, says that rows are treated
         one by one: then all short cuts stay exact. Otherwise ``function`` gets whole sequences ``(B, L, D)``, sentences
         keep that many tokens behind EOT for each such adapter, and nothing is shared, packed or left out.
@@ -65,14 +72,40 @@ class BlockAdapter:
     block: int
     function: Callable[[Tensor], Tensor]
     reach: int = 0
+    where: Place = "output"
+
+
+@dataclass(frozen=True)
+class Inside:
+    """The adapters in one block."""
+
+    adapters: tuple[BlockAdapter, ...]
+
+    def has(self, where: Place) -> bool:
+        return any(adapter.where == where for adapter in self.adapters)
+
+    def added(self, where: Place, to: Tensor, rows: Tensor | None = None) -> Tensor:
+        """``to`` and what the adapters there make of ``rows``, or of ``to`` itself."""
+        for adapter in self.adapters:
+            if adapter.where == where:
+                to = to + adapter.function((to if rows is None else rows).float()).to(to.dtype)
+        return to
+
+
+NOTHING = Inside(())
 
 
 @dataclass(frozen=True)
 class PromptPlan:
-    """All writes of one pass through one tower, in the order in which they happen, and adapters, if there are any."""
+    """All writes of one pass through one tower, in the order in which they happen, and adapters, if there are any.
+
+    allowed: for a vision tower, which rows of a sequence of L tokens may attend to which: ``(L, L)`` of booleans;
+        ``None``: all to all. With it nothing is left out.
+    """
 
     writes: tuple[PromptWrite, ...] = ()
     adapters: tuple[BlockAdapter, ...] = ()
+    allowed: Callable[[int], Tensor] | None = None
 
     @staticmethod
     def deep(tokens: Mapping[int, Tensor], *, at: int | None = 1, mix: float = 1.0) -> PromptPlan:
@@ -108,10 +141,15 @@ class PromptPlan:
         """The writes that happen just before ``block``."""
         return tuple(write for write in self.writes if write.block == block)
 
+    def inside(self, block: int) -> Inside:
+        """The adapters in ``block``."""
+        own = tuple(a for a in self.adapters if a.block == block and a.where != "output")
+        return Inside(own) if own else NOTHING
+
     def adapt(self, block: int, x: Tensor) -> Tensor:
-        """Apply the adapters of ``block`` to its output."""
+        """Apply the adapters behind ``block`` to its output."""
         for adapter in self.adapters:
-            if adapter.block == block:
+            if adapter.block == block and adapter.where == "output":
                 x = x + adapter.function(x)
         return x
 

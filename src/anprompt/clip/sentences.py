@@ -41,11 +41,11 @@ class _Step:
 
 
 class Sentences:
-    """A fixed list of tokenised sentences."""
+    """A fixed list of tokenised sentences. truncate: cut those that are too long instead of refusing them."""
 
-    def __init__(self, backbone: Backbone, texts: Sequence[str]) -> None:
+    def __init__(self, backbone: Backbone, texts: Sequence[str], *, truncate: bool = False) -> None:
         self._backbone = backbone
-        ids = backbone.tokenizer(texts)  # (N, context)
+        ids = backbone.tokenizer(texts, truncate=truncate)  # (N, context)
         eot = (ids == backbone.config.eot_id).int().argmax(dim=1)  # (N,) first EOT of each
         self.ids, self.eot = ids.to(backbone.device), eot.to(backbone.device)
         same = (ids == ids[0]).all(dim=0).int()
@@ -121,8 +121,19 @@ class Sentences:
     def _plain(self, plan: PromptPlan) -> Tensor:
         """Without short cuts that an adapter's reach would break: the longest sentence and ``reach`` tokens more."""
         tower, length = self._backbone.text, int(self.eot.max()) + 1 + plan.reach
-        rows = plan.shifted(self.eot)[:, None]  # (N, 1)
-        out: Tensor = tower.read(tower.run(tower.embed(self.ids[:, :length]), 1, tower.depth, plan, rows)[:, 0])
+        chunk = self._backbone.class_chunk
+
+        def run(ids: Tensor, eot: Tensor) -> Tensor:
+            rows = plan.shifted(eot)[:, None]  # (N, 1)
+            return tower.run(tower.embed(ids), 1, tower.depth, plan, rows)[:, 0]  # (N, D)
+
+        ids, own = self.ids[:, :length], any(write.tokens.dim() == 3 for write in plan.writes)
+        if chunk is None or own or not torch.is_grad_enabled():
+            read = run(ids, self.eot)
+        else:
+            parts = zip(ids.split(chunk), self.eot.split(chunk), strict=True)  # type: ignore[no-untyped-call]
+            read = torch.cat([checkpoint(run, *p, use_reentrant=False, preserve_rng_state=False) for p in parts])
+        out: Tensor = tower.read(read)
         return out
 
     def _below(self, block: int) -> tuple[Tensor, Tensor]:
@@ -165,11 +176,11 @@ class Sentences:
                     moved, x = x[:, write.at :], x[:, : write.at]
                 inside.append(replace(write, at=write.at - x.shape[1]))
             count, length, d = x.shape
-            rows = x.reshape(-1, d)  # (V·S, D)
-            shared = block.keys_values(rows).view(count, length, -1) if length else None
+            rows, within = x.reshape(-1, d), plan.inside(number)  # (V·S, D)
+            shared = block.keys_values(rows, within).view(count, length, -1) if length else None
             steps.append(_Step(moved, tuple(inside), shared))
             if number < tower.depth and length:
-                rows = block.packed(rows, Packing.equal(count, length), True)
+                rows = block.packed(rows, Packing.equal(count, length), True, inside=within)
                 x = plan.adapt(number, rows).view(count, length, d)
         return steps
 
@@ -186,7 +197,8 @@ class Sentences:
             x, groups = _edit(x, groups, order, step)
             packing = Packing(tuple(groups))
             read = packing.last_rows().to(x.device) if number == tower.depth else None
-            x = plan.adapt(number, tower.block(number).packed(x, packing, True, step.shared, read))
+            x = tower.block(number).packed(x, packing, True, step.shared, read, plan.inside(number))
+            x = plan.adapt(number, x)
         return x
 
     def _chunks(self, size: int) -> list[tuple[list[tuple[int, int]], list[int]]]:

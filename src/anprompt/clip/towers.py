@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from anprompt.clip.config import ClipConfig, TowerConfig
 from anprompt.clip.kernels import ACTIVATIONS, Packing, attend, mlp
-from anprompt.clip.plan import PromptPlan
+from anprompt.clip.plan import NOTHING, Inside, PromptPlan
 
 
 class Block(nn.Module):
@@ -37,37 +37,44 @@ class Block(nn.Module):
         """The maps that hold nearly all weights and arithmetic."""
         return self.qkv, self.out, self.fc, self.proj
 
-    def forward(self, x: Tensor, causal: bool, rows: Tensor | None = None) -> Tensor:
+    def forward(
+        self, x: Tensor, causal: bool, rows: Tensor | None = None, inside: Inside = NOTHING,
+        allowed: Tensor | None = None,
+    ) -> Tensor:  # fmt: skip
         """Run the block on ``(B, L, D)``, plainly: what :meth:`packed` must equal, and what pretraining differentiates.
 
         rows: ``(B, R)`` positions that are read afterwards. Only these get queries and an MLP, and ``(B, R, D)`` is
         returned; every position still serves as key and value. Exact: rows do not influence each other's output.
         """
         b, length, d = x.shape
-        q, k, v = (
-            self.qkv(self._norm(self.ln_1, x)).view(b, length, 3, self.heads, d // self.heads).unbind(2)
-        )  # each (B, L, H, D/H)
-        mask = None
+        h = inside.added("input", self._norm(self.ln_1, x))
+        qkv = inside.added("qkv", self.qkv(h), h)  # (B, L, 3D)
+        q, k, v = qkv.view(b, length, 3, self.heads, d // self.heads).unbind(2)  # each (B, L, H, D/H)
+        mask = allowed
         if rows is not None:
             at = rows[:, :, None]
             x = x.gather(1, at.expand(-1, -1, d))  # (B, R, D)
             q = q.gather(1, at[..., None].expand(-1, -1, *q.shape[2:]))  # (B, R, H, D/H)
-            if causal:
+            if allowed is not None:
+                mask = allowed[rows][:, None]  # (B, 1, R, L)
+            elif causal:
                 mask = (torch.arange(length, device=x.device) <= at)[:, None]  # (B, 1, R, L)
         attended = F.scaled_dot_product_attention(
-            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, is_causal=causal and rows is None
+            q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, is_causal=causal and mask is None
         )
         x = x + self.out(attended.transpose(1, 2).flatten(2))
-        return x + self.fed_forward(x)
+        return x + self.fed_forward(x, inside)
 
-    def fed_forward(self, x: Tensor) -> Tensor:
+    def fed_forward(self, x: Tensor, inside: Inside = NOTHING) -> Tensor:
         """What the MLP adds to rows ``(..., D)``, plainly."""
-        out: Tensor = self.proj(ACTIVATIONS[self.activation][0](self.fc(self._norm(self.ln_2, x))))
+        hidden = inside.added("hidden", self.fc(self._norm(self.ln_2, x)))
+        out: Tensor = self.proj(ACTIVATIONS[self.activation][0](hidden))
         return out
 
     def packed(
-        self, x: Tensor, packing: Packing, causal: bool, shared: Tensor | None = None, read: Tensor | None = None
-    ) -> Tensor:
+        self, x: Tensor, packing: Packing, causal: bool, shared: Tensor | None = None, read: Tensor | None = None,
+        inside: Inside = NOTHING,
+    ) -> Tensor:  # fmt: skip
         """Run the block on packed rows ``(T, D)``; weights must be frozen.
 
         shared: ``(S, 2D)`` keys and values that stand before every sequence (:meth:`keys_values`), or ``(V, S, 2D)``:
@@ -75,20 +82,45 @@ class Block(nn.Module):
         read: index of the rows that are read afterwards, ``(N·R,)``, equally many a sequence, which must see all
             rows of their sequence: only these get queries and an MLP, and ``(N·R, D)`` is returned.
         """
-        h = self._norm(self.ln_1, x)
+        h = inside.added("input", self._norm(self.ln_1, x))
         if read is None:
-            attended = attend(None, self.qkv(h), shared, packing, self.heads, causal)
+            attended = attend(None, inside.added("qkv", self.qkv(h), h), shared, packing, self.heads, causal)
+        elif inside.has("qkv"):
+            d, qkv = x.shape[1], inside.added("qkv", self.qkv(h), h)
+            attended = attend(qkv[read, :d], qkv[:, d:], shared, packing, self.heads, False)
+            x = x[read]
         else:
             d, weight, bias = x.shape[1], self.qkv.weight, self.qkv.bias
             queries = F.linear(h[read], weight[:d], bias[:d])
             attended = attend(queries, F.linear(h, weight[d:], bias[d:]), shared, packing, self.heads, False)
             x = x[read]
         x = x + self.out(attended).to(x.dtype)  # a sum of two precisions is several times slower than a cast and a sum
+        if inside.has("hidden"):
+            return x + self.fed_forward(x, inside)
         return x + mlp(self.ln_2(x), self.fc, self.proj, self.activation)
 
-    def keys_values(self, x: Tensor) -> Tensor:
+    def value_path(self, x: Tensor) -> Tensor:
+        """The block on ``(B, L, D)`` as if each row attended to itself alone: its value in place of what it gathers."""
+        d = x.shape[-1]
+        values = F.linear(self._norm(self.ln_1, x), self.qkv.weight[2 * d :], self.qkv.bias[2 * d :])
+        x = x + self.out(values)
+        return x + self.fed_forward(x)
+
+    def first_row_attention(self, x: Tensor) -> Tensor:
+        """How much the first row of each ``(B, L, D)`` attends to every row: ``(B, L)``, mean over heads, sums to 1."""
+        b, length, d = x.shape
+        qkv: Tensor = self.qkv(self._norm(self.ln_1, x)).float()
+        q, k, _ = qkv.view(b, length, 3, self.heads, -1).unbind(2)  # each (B, L, H, D/H)
+        scores = torch.einsum("bhc,blhc->bhl", q[:, 0], k) * (d // self.heads) ** -0.5
+        attention: Tensor = scores.softmax(dim=-1).mean(dim=1)
+        return attention
+
+    def keys_values(self, x: Tensor, inside: Inside = NOTHING) -> Tensor:
         """Keys and values ``(S, 2D)`` of rows ``(S, D)``."""
         d = x.shape[1]
+        if inside.adapters:
+            h = inside.added("input", self._norm(self.ln_1, x))
+            return inside.added("qkv", self.qkv(h), h)[..., d:]
         return F.linear(self._norm(self.ln_1, x), self.qkv.weight[d:], self.qkv.bias[d:])
 
     def _norm(self, norm: nn.LayerNorm, x: Tensor) -> Tensor:
@@ -133,7 +165,9 @@ class Tower(nn.Module):
         for number in range(first, last + 1):
             for write in plan.before(number):
                 tokens = write.apply(tokens)
-            tokens = self.block(number)(tokens, self.causal, rows if number == last and not whole else None)
+            read = rows if number == last and not whole else None
+            allowed = None if plan.allowed is None else plan.allowed(tokens.shape[1]).to(tokens.device)
+            tokens = self.block(number)(tokens, self.causal, read, plan.inside(number), allowed)
             tokens = plan.adapt(number, tokens)
         if whole and rows is not None:
             tokens = tokens.gather(1, rows[:, :, None].expand(-1, -1, self.width))

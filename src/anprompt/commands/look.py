@@ -105,6 +105,8 @@ def methods(name: str | None = None, json: bool = False) -> int:
             "link": method.link,
             "year": method.year,
             "parameters": learnable_numbers(method.name),
+            "parameters_per_class": learnable_numbers(method.name, classes=1) - learnable_numbers(method.name),
+            "parameters_per_photo": learnable_numbers(method.name, photos=1) - learnable_numbers(method.name),
             "needs": list(method.needs),
             "supports_new_classes": method.supports_new_classes,
             "presets": {name: preset.about for name, preset in method.presets.items()},
@@ -120,17 +122,16 @@ def methods(name: str | None = None, json: bool = False) -> int:
         (
             row["name"],
             row["year"],
-            f"{row['parameters']:,}",
+            _count(row),
             ", ".join(row["needs"]) or "–",
             "yes" if row["supports_new_classes"] else "no",
-            ", ".join(row["presets"]),
         )
         for row in rows
     ]
-    columns = ("method", "year", "parameters", "needs", "new classes", "presets")
+    columns = ("method", "year", "parameters", "needs", "new classes")
     console.table("", columns, table, ("year", "parameters"))
     for row in rows:
-        console.say(f"{row['name']}: {row['paper']}, {row['link']}")
+        console.say(f"{row['name']}: {row['paper']}, {row['link']} (presets: {', '.join(row['presets'])})")
     console.say("\nParameters: learnable numbers on ViT-B/16. 'anprompt methods NAME' lists the options of one.")
     return 0
 
@@ -150,10 +151,10 @@ def _print_method(about: dict[str, Any], json: bool) -> int:
         console.print_json({**about, "options": options, "recipe": recipe, "preset_changes": changes})
         return 0
     console.say(f"{about['name']}: {about['paper']} ({about['year']}), {about['link']}")
-    console.say(f"{about['parameters']:,} learnable numbers on ViT-B/16 with the first preset\n")
+    console.say(f"{_count(about)} learnable numbers on ViT-B/16 with the first preset\n")
     columns = ("", "default", "takes", "meaning")
     parts = [("Options, --options.NAME VALUE", options)]
-    if about["parameters"]:
+    if _count(about) != "0":
         parts.append(("Recipe, --recipe.NAME VALUE", recipe))
     for heading, entries in parts:
         shown = [(entry["name"], _plain(entry["default"]), entry["takes"], entry["help"]) for entry in entries]
@@ -164,6 +165,13 @@ def _print_method(about: dict[str, Any], json: bool) -> int:
         if changed:
             console.say("    " + ", ".join(f"{key} {_plain(value)}" for key, value in changed.items()))
     return 0
+
+
+def _count(about: dict[str, Any]) -> str:
+    """Learnable numbers in words."""
+    each = [f"{about[key]:,} a {key.rpartition('_')[2]}" for key in ("parameters_per_class", "parameters_per_photo")
+            if about[key]]  # fmt: skip
+    return " + ".join([*([f"{about['parameters']:,}"] if about["parameters"] or not each else []), *each])
 
 
 def _plain(value: Any) -> str:

@@ -11,12 +11,12 @@ from typing import Any
 import torch
 
 from anprompt.clip.backbone import Backbone
-from anprompt.errors import unknown_name
-from anprompt.methods.base import REGISTRY, ClassBlock, Method, Preset
+from anprompt.errors import UserError, unknown_name
+from anprompt.methods.base import REGISTRY, ClassBlock, Method, Photos, Preset
 from anprompt.methods.options import build_options
 from anprompt.text import DEFAULT_TEMPLATE, DescriptionBank, check_template
 
-__all__ = ["ClassBlock", "Method", "Preset", "available", "build", "create", "find", "resolve_options"]
+__all__ = ["ClassBlock", "Method", "Photos", "Preset", "available", "build", "create", "find", "resolve_options"]
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
@@ -75,6 +75,7 @@ def create(
     class_names: Sequence[str],
     *,
     texts: DescriptionBank | None = None,
+    photos: Photos | None = None,
     preset: str | None = None,
     template: str = DEFAULT_TEMPLATE,
     seed: int = 1,
@@ -82,9 +83,14 @@ def create(
 ) -> Method:
     """Build a method and put ``class_names`` in front of it, ready for ``losses`` and ``logits``.
 
-    name: registered name. texts: description bank. preset: one of the method's presets. options: the method's own.
+    name: registered name. texts: description bank. photos: for methods that need ``"training photos"``.
+    preset: one of the method's presets. options: the method's own.
     Raises :class:`UserError` for unknown names (with the nearest valid one) and options out of range.
     """
     built = build(name, backbone, preset=preset, template=template, seed=seed, **options)
     built.start(class_names, texts or DescriptionBank())
+    if "training photos" in built.needs:
+        if photos is None:
+            raise UserError(f"Method '{name}' looks at the training photos first: give them as 'photos'.")
+        built.see(photos)
     return built

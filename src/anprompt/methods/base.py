@@ -10,7 +10,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -30,6 +30,16 @@ class Preset:
     about: str
     options: Mapping[str, Any] = field(default_factory=dict)
     recipe: Mapping[str, Any] = field(default_factory=dict)
+
+
+class Photos(Protocol):
+    """The training photos, for methods that look at them before training."""
+
+    labels: Tensor  # (N,)
+
+    def features(self, views: int = 0) -> Tensor:
+        """Frozen unit features ``(N, d)``: of each photo as at prediction, or the mean over augmented ``views``."""
+        ...
 
 
 @dataclass
@@ -56,8 +66,12 @@ class Method(nn.Module, ABC):
     backbone: frozen; not a sub-module, so it is in neither ``parameters()`` nor ``state_dict()``.
     seed: for everything drawn before training (initial values come from torch's global generator, see ``create``).
 
+    needs: ``"descriptions"`` of the classes, ``"training photos"`` before training (:meth:`see` gets them).
+    supports_new_classes, only_known: whether other classes than those of training are possible, and why not.
     What batches of training have besides: ``views``, how many further augmentations of the same photos, as ``"views"``
-    ``(V, B, 3, H, W)``; ``chance``, whether ``"chance"``, one number in [0, 1) for each step.
+    ``(V, B, 3, H, W)``; ``chance``, whether ``"chance"``, one number in [0, 1) for each step; ``plain``, whether
+    ``"plain"``, the photos without augmentation.
+    rows_per: tensors that have one row for each training ``"class"`` or ``"photo"``, by name; made with none.
     """
 
     name: ClassVar[str] = ""
@@ -66,8 +80,11 @@ class Method(nn.Module, ABC):
     year: ClassVar[int] = 0
     needs: ClassVar[tuple[str, ...]] = ()
     supports_new_classes: ClassVar[bool] = True
+    only_known: ClassVar[str] = ""
     views: ClassVar[int] = 0
     chance: ClassVar[bool] = False
+    plain: ClassVar[bool] = False
+    rows_per: ClassVar[Mapping[str, str]] = {}
     Options: ClassVar[type[Any]]
     presets: ClassVar[dict[str, Preset]]
 
@@ -102,8 +119,30 @@ class Method(nn.Module, ABC):
 
     def start(self, names: Sequence[str], bank: DescriptionBank) -> None:
         """Put the training classes in front of the method, before training."""
+        self.make_room({"class": len(names)})
         self.bank = bank
         self.blocks = [self.make_block(names, trained=True)]
+
+    def see(self, photos: Photos) -> None:
+        """Look at the training photos, once, after :meth:`start` and before training."""
+        self.make_room({"photo": len(photos.labels)})
+
+    def make_room(self, counts: Mapping[str, int]) -> None:
+        """Give the tensors of ``rows_per`` as many rows, of zeros, as there are: ``{"class": C, "photo": N}``."""
+        for name, each in self.rows_per.items():
+            own: Tensor = getattr(self, name)
+            if each in counts and len(own) != counts[each]:
+                self.replace(name, own.detach().new_zeros(counts[each], *own.shape[1:]))
+
+    def replace(self, name: str, tensor: Tensor) -> None:
+        """Put ``tensor`` in the place of a learnable or a frozen tensor of another number of rows."""
+        learned = isinstance(getattr(self, name), nn.Parameter)
+        setattr(self, name, nn.Parameter(tensor) if learned else tensor)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """As in every module; rows for classes and photos are made as the file has them."""
+        self.make_room({each: len(state_dict[name]) for name, each in self.rows_per.items() if name in state_dict})
+        return super().load_state_dict(state_dict, strict, assign)
 
     def start_epoch(self, epoch: int) -> None:
         """Called by the loop before each epoch (counted from 0)."""
@@ -113,18 +152,42 @@ class Method(nn.Module, ABC):
 
         bank: sentences of these classes; those of the training classes are known already.
         """
+        self.check_names(names)
         view = copy.copy(self)
         if bank is not None:
             view.bank = bank
         learned = {name for block in self.blocks if block.trained for name in block.names}
+        if not self.supports_new_classes:
+            view._parameters, view._buffers = dict(self._parameters), dict(self._buffers)
+            view.keep_classes([self.class_names.index(name) for name in names])
         view.blocks = [view.make_block(names, trained=learned.issuperset(names))]
         return view
+
+    def check_names(self, names: Sequence[str]) -> None:
+        """Raise :class:`UserError` for classes that a method without ``supports_new_classes`` was not trained on."""
+        unknown = sorted(set(names) - set(self.class_names))
+        if unknown and not self.supports_new_classes:
+            reason = f", because {self.only_known}" if self.only_known else ""
+            more = f" and {len(unknown) - 1} more" if len(unknown) > 1 else ""
+            raise UserError(
+                f"Method '{self.name}' only knows the classes that it was trained on{reason}: '{unknown[0]}'{more} "
+                "cannot be put in front of it."
+            )
+
+    def keep_classes(self, rows: Sequence[int]) -> None:
+        """Keep only these training classes, in this order; for methods without ``supports_new_classes``.
+
+        Called on a view, whose tensors can be replaced without changing the original's.
+        """
+        for name in (name for name, each in self.rows_per.items() if each == "class"):
+            self.replace(name, getattr(self, name).detach()[list(rows)])
 
     def add_classes(self, names: Sequence[str], bank: DescriptionBank) -> None:
         """Append classes without training; the logits of the present ones stay exactly as they are.
 
         bank: sentences of all classes, the present ones included. If they are refused, nothing has changed.
         """
+        self.check_names(names)
         before, self.bank = self.bank, bank
         try:
             block = self.make_block(names, trained=False)
@@ -176,8 +239,9 @@ class Method(nn.Module, ABC):
         return self.backbone.logit_scale * features @ self.kept_weights(block).T
 
     def kept_weights(self, block: ClassBlock) -> Tensor:
-        """``class_weights``, computed once and dropped as soon as any parameter or the precision changes."""
-        state = (self.backbone.precision, *((p.data_ptr(), p._version) for p in self.parameters()))
+        """``class_weights``, computed once and dropped as soon as any tensor or the precision changes."""
+        tensors = (*self.parameters(), *self.buffers())
+        state = (self.backbone.precision, *((t.data_ptr(), t._version) for t in tensors))
         if block.kept is None or block.kept[0] != state:
             block.kept = (state, self.class_weights(block))
         return block.kept[1]

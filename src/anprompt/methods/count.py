@@ -23,9 +23,16 @@ VIT_B_16 = ClipConfig(
 )
 
 
-def learnable_numbers(name: str, config: ClipConfig = VIT_B_16, preset: str | None = None, **options: Any) -> int:
-    """Count the learnable numbers of method ``name``: nothing is allocated, shapes alone are enough."""
+def learnable_numbers(
+    name: str, config: ClipConfig = VIT_B_16, preset: str | None = None, *, classes: int = 0, photos: int = 0,
+    **options: Any,
+) -> int:  # fmt: skip
+    """Count the learnable numbers of method ``name``: nothing is allocated, shapes alone are enough.
+
+    classes, photos: of the training; only methods with rows for each of them count these.
+    """
     with torch.device("meta"):
         backbone = Backbone(config, cast(Any, None), cast(Any, None))  # counting needs no tokenizer and no pictures
         method = methods.build(name, backbone, preset=preset, **options)
+        method.make_room({"class": classes, "photo": photos})
     return sum(parameter.numel() for parameter in method.parameters())

@@ -6,9 +6,11 @@ from anprompt.training.images import TrainingImages, read_images
 from anprompt.training.interrupt import Interrupted
 from anprompt.training.loop import TrainingResult, train
 from anprompt.training.memory import MemoryPlan, check_limit, estimate_step, plan_memory
+from anprompt.training.photos import FrozenPhotos
 from anprompt.training.recipe import Recipe, resolve_recipe
 
 __all__ = [
+    "FrozenPhotos",
     "Interrupted",
     "MemoryPlan",
     "Recipe",

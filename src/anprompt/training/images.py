@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from anprompt.clip import ImageTransform
 from anprompt.clip.preprocess import resize_picture
 from anprompt.data import BadImage, DataSource, Item, verify_images
 
@@ -22,6 +23,10 @@ class TrainingImages:
 
     def __len__(self) -> int:
         return len(self.images)
+
+    def plain(self, rows: Sequence[int], transform: ImageTransform) -> Tensor:
+        """These photos as at prediction: normalised pixels ``(len(rows), 3, H, W)``."""
+        return transform([self.images[row].permute(1, 2, 0).numpy() for row in rows])
 
 
 def read_images(

@@ -107,7 +107,7 @@ def train(
             first = start[1] if epoch == start[0] else 0
             for step, batch in augmented_batches(
                 data, backbone.transform, recipe, device, seed=seed, epoch=epoch, first=first,
-                views=method.views, chance=method.chance,
+                views=method.views, chance=method.chance, plain=method.plain,
             ):  # fmt: skip
                 begin_step()
                 losses = method.losses(batch)

@@ -105,9 +105,11 @@ def _run_step(method: Method, batch: int, learnable: list[Tensor], live: LiveByt
         labels = torch.arange(batch, device=method.backbone.device) % len(method.class_names)
         data = {"pixels": pixels, "labels": labels}
         if method.views:
-            data["views"] = live.empty(method.views, batch, 3, side, side)
+            data["views"] = torch.empty(method.views, batch, 3, side, side, device="meta")
         if method.chance:
             data["chance"] = torch.tensor(0.5, device=labels.device)
+        if method.plain:
+            data["plain"] = torch.empty(batch, 3, side, side, device="meta")
         loss = method.losses(data)["total"]
         forward, live.peak = live.peak, live.now
         torch.autograd.grad(loss, learnable, allow_unused=True)

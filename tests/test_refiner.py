@@ -1,0 +1,52 @@
+"""TextRefiner against its literal second implementation; the towers' local features against plain loops."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from anprompt.clip import PromptPlan
+from helpers_clip import random_backbone
+from helpers_methods import batch
+from helpers_twins import check_against
+from literal_anprompt import mask
+from literal_refiner import LiteralTextRefiner, OpenEncoder
+
+
+def test_textrefiner_equals_the_literal_one() -> None:
+    method, twin = check_against(LiteralTextRefiner, "textrefiner")
+    untouched = (twin.after == twin.memory).all(dim=1)
+    assert 0 < untouched.sum() < 25, "both kinds of slots are wanted"
+    torch.testing.assert_close(method.cache, twin.after, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("values", [False, True])
+@pytest.mark.parametrize("plan", ["none", "deep", "last block only"])
+def test_local_features(plan: str, values: bool) -> None:
+    """All tokens, of the last block or of its value path, CLS's attention, and gradients of the prompts."""
+    backbone, pixels = random_backbone(vision_depth=3, text_depth=1), batch(2)["pixels"]
+    blocks = {"none": (), "deep": (1, 2, 3), "last block only": (3,)}[plan]
+    tokens = {n: torch.randn(2, 32, generator=torch.Generator().manual_seed(n)).requires_grad_() for n in blocks}
+    found = backbone.local(pixels, PromptPlan.deep(tokens, at=None), values=values)
+    encoder, expected, attention = OpenEncoder(backbone), [], []
+    for one in pixels:
+        x = encoder.norm(encoder.patches(one), "vision.ln_pre", 1e-5)
+        for number in (1, 2, 3):
+            if number in tokens:
+                x = torch.cat([x if number == min(tokens) else x[:-2], tokens[number]])
+            before = x
+            x = encoder.block(x, "vision", number, mask(len(x), False))
+        cls = encoder.project(x)[0]
+        if values:  # each row attends to itself alone
+            x = encoder.block(before, "vision", 3, torch.eye(len(before), dtype=torch.bool))
+        expected.append(torch.cat([cls, encoder.project(x).flatten()]))
+        attention.append(encoder.attention(before, 3))
+    literal = torch.stack(expected)
+    ours = torch.cat([found.cls, found.tokens.flatten(1)], dim=1)
+    torch.testing.assert_close(ours.double(), literal, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found.attention.double(), torch.stack(attention), rtol=1e-4, atol=1e-5)
+    if tokens:
+        weight = torch.randn(literal.shape, generator=torch.Generator().manual_seed(0))
+        mine, theirs = (torch.autograd.grad((x * weight).sum(), list(tokens.values())) for x in (ours, literal))
+        for a, b in zip(mine, theirs, strict=True):
+            assert (a - b).norm() <= 1e-5 * b.norm()
