@@ -58,11 +58,7 @@ class Block(nn.Module):
             q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask, is_causal=causal and rows is None
         )
         x = x + self.out(attended.transpose(1, 2).flatten(2))
-        return x + self.fed_forward(x)
-
-    def fed_forward(self, x: Tensor) -> Tensor:
-        """What the MLP adds to rows ``(..., D)``, plainly."""
-        out: Tensor = self.proj(ACTIVATIONS[self.activation][0](self.fc(self._norm(self.ln_2, x))))
+        out: Tensor = x + self.proj(ACTIVATIONS[self.activation][0](self.fc(self._norm(self.ln_2, x))))
         return out
 
     def packed(
