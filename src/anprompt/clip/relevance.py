@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from anprompt.clip.backbone import Backbone
+from anprompt.clip.kernels import mlp
 from anprompt.clip.plan import PromptPlan
 from anprompt.clip.sentences import NO_PROMPTS
 
@@ -42,9 +43,9 @@ def relevance(
         k, v = F.linear(tokens, weight[d:], block.qkv.bias[d:]).chunk(2, dim=-1)  # (B, L, D) each
         q, k, v = (t.reshape(len(x), -1, block.heads, d // block.heads).transpose(1, 2) for t in (q, k, v))
         attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)  # (B, 1, D)
-        cls = x[:, :1] + block.out(attended)
-        cls = plan.adapt(depth, cls + block.fed_forward(cls))
-        (gradient,) = torch.autograd.grad(score(tower.read(cls[:, 0])), tokens)
+        cls = x[:, 0] + block.out(attended)[:, 0]  # (B, D)
+        cls = plan.adapt(depth, cls + mlp(block.ln_2(cls), block.fc, block.proj, block.activation))
+        (gradient,) = torch.autograd.grad(score(tower.read(cls)), tokens)
     alpha = gradient[:, where].float().mean(dim=1, keepdim=True)  # (B, 1, D)
     side = backbone.config.image_size // backbone.config.patch_size
     cam: Tensor = (alpha * tokens[:, where].detach().float()).sum(dim=-1).relu()  # (B, M)
