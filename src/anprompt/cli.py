@@ -18,6 +18,7 @@ from anprompt import __version__
 from anprompt.commands.arguments import Command, parse
 from anprompt.commands.bench import bench, recipes
 from anprompt.commands.check import check
+from anprompt.commands.compare import compare
 from anprompt.commands.learn import demo, fit
 from anprompt.commands.look import info, methods
 from anprompt.commands.tabulate import table
@@ -35,6 +36,7 @@ COMMANDS = {
         Command("zeroshot", zeroshot, ("data",)),
         Command("check", check, ("data",)),
         Command("bench", bench),
+        Command("compare", compare, ("data",)),
         Command("recipes", recipes, ("name?",)),
         Command("info", info, ("path?",)),
         Command("methods", methods, ("name?",)),
@@ -56,6 +58,7 @@ Teach a frozen CLIP-like model your own classes from a few photos each.
   evaluate    accuracy of an adapter on labelled photos
   zeroshot    accuracy of the frozen model without training
   check       look through data before training
+  compare     which method suits your own data: accuracy and cost, side by side
   bench       run a protocol of the field: methods x data sets x seeds
   recipes     list the training recipes of the methods
   info        versions and machine, or what an adapter or a backbone is

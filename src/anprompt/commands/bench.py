@@ -102,10 +102,10 @@ def bench(
         raise UserError("--jobs is for this machine; on a Ray cluster as many runs go on as it has room for.")
     varied = _values(vary)
     asked = Asked(
-        protocol, _names(methods), _names(datasets), source, _numbers("seeds", seeds), _numbers("shots", shots), recipe,
-        varied, ablation or " × ".join(varied) or None,
+        protocol, names_in(methods), names_in(datasets), source, numbers_in("seeds", seeds),
+        numbers_in("shots", shots), recipe, varied, ablation or " × ".join(varied) or None,
     )  # fmt: skip
-    setting = Bench(backbone, out, data_root, texts, device, cache, cache_limit, discard, threads or _share(jobs))
+    setting = Bench(backbone, out, data_root, texts, device, cache, cache_limit, discard, threads or cores_of(jobs))
     runs = declare(asked, partial(opened_benchmark, data_root=data_root))
     check_writable(Path(out))
     loaded = backbone_of(backbone, device)
@@ -125,23 +125,24 @@ def bench(
         machines = Machines(jobs=jobs)
     if not unchecked and first.evaluations:
         console.note("zero-shot first: its accuracy is compared with the published one.")
-        failures = _carry_out(first, setting, machines)
+        failures = carry_out_with_bars(first, setting, machines)
         if failures:
             return _say_results(asked, plan, setting, failures, json)
         check_zero_shot(first.evaluations, Path(out))
         plan = make_plan(runs, setting, loaded.weights_hash)  # some of it may be done now
-    return _say_results(asked, plan, setting, _carry_out(plan, setting, machines), json)
+    return _say_results(asked, plan, setting, carry_out_with_bars(plan, setting, machines), json)
 
 
-def _names(text: str | None) -> list[str]:
+def names_in(text: str | None) -> list[str]:
+    """``a, b`` as a list."""
     return [name.strip() for name in text.split(",") if name.strip()] if text else []
 
 
-def _numbers(option: str, text: str | None) -> list[int]:
+def numbers_in(option: str, text: str | None) -> list[int]:
     """``1,2,3`` as whole numbers; :class:`UserError` naming what is none."""
     problems = Problems(f"--{option} takes whole numbers, separated by commas:")
     numbers = []
-    for part in _names(text):
+    for part in names_in(text):
         try:
             numbers.append(int(part))
         except ValueError:
@@ -157,7 +158,7 @@ def _values(vary: dict[str, Any] | None, prefix: str = "") -> dict[str, list[Any
         if isinstance(value, dict):
             flat |= _values(value, f"{prefix}{key}.")
         elif isinstance(value, str):
-            flat[f"{prefix}{key}"] = [_plain(part) for part in _names(value)]
+            flat[f"{prefix}{key}"] = [_plain(part) for part in names_in(value)]
         else:
             flat[f"{prefix}{key}"] = list(value) if isinstance(value, list) else [value]
     return flat
@@ -171,14 +172,14 @@ def _plain(text: str) -> Any:
     return value if isinstance(value, bool | int | float) else text
 
 
-def _share(jobs: int) -> int | None:
+def cores_of(jobs: int) -> int | None:
     """Cores of each of several jobs; ``None`` for a single one: all."""
     import os
 
     return None if jobs == 1 else max(1, (os.cpu_count() or 1) // jobs)
 
 
-def _carry_out(plan: Plan, setting: Bench, machines: Machines) -> Failures:
+def carry_out_with_bars(plan: Plan, setting: Bench, machines: Machines) -> Failures:
     """Do everything with progress bars, a line for each finished run, and every note once."""
     from anprompt.protocols.benchmark import Failures, carry_out
     from anprompt.report import console
@@ -248,15 +249,21 @@ def _say_results(asked: Asked, plan: Plan, setting: Bench, failures: Failures, j
     files = [Path(setting.out) / evaluation.file for evaluation in plan.evaluations]
     there = [file for file in files if file.exists()]
     if json:
-        failed = failures.wrong + failures.faults
-        console.print_json({"records": [str(file) for file in there], "failed": failed})
+        console.print_json({"records": [str(file) for file in there], "failed": failures.all})
     elif there:
         collected = read_results(*there)
         scope = find_table(asked.ablation or asked.protocol, collected.results)
         scope, chosen = select(scope, collected.results, Path(setting.out))
         made = build_table(asked.ablation or asked.protocol, scope, chosen, collected.notes)
         console.say(render(made, "terminal", *console.width_and_style()).rstrip("\n"))
-    for text in (*failures.wrong, *failures.faults):
+    return say_failures(failures)
+
+
+def say_failures(failures: Failures) -> int:
+    """Say which runs failed; return the exit code."""
+    from anprompt.report import console
+
+    for text in failures.all:
         console.note(f"failed: {text}")
     return 1 if failures.faults else 2 if failures.wrong else 0
 

@@ -34,8 +34,12 @@ class Failures:
     wrong: list[str] = field(default_factory=list)
     faults: list[str] = field(default_factory=list)
 
+    @property
+    def all(self) -> list[str]:
+        return self.wrong + self.faults
+
     def __bool__(self) -> bool:
-        return bool(self.wrong or self.faults)
+        return bool(self.all)
 
     def add(self, task: Task, outcome: Outcome) -> None:
         (self.wrong if outcome.wrong_input else self.faults).append(f"{task.run.title}: {outcome.error}")

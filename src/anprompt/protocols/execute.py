@@ -109,6 +109,7 @@ def _facts(fit: dict[str, Any], folder: Path) -> dict[str, Any]:
         "precision": fit["precision"],
         "steps": fit["steps"],
         "seconds": fit["timings"]["train"],
+        "memory": fit.get("memory", {}).get("estimated_peak"),
         "machine": fit["machine"],
         "adapter_bytes": file.stat().st_size if file.exists() else None,
     }

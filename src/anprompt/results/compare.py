@@ -43,14 +43,21 @@ class Comparison:
             f"({self.wins} wins, {self.losses} losses{f', {ties} ties' if ties else ''})"
         )
         if self.p_value is None:
-            return f"{numbers}. Too few pairs that differ to conclude anything: at least {FEWEST} are needed."
+            return f"{numbers}. {self.verdict}"
         numbers += f"; sign test p = {self.p_value:.2g}"
         if self.interval is not None:
             numbers += f"; 95 % bootstrap interval {self.interval[0]:+.2f} to {self.interval[1]:+.2f}"
+        return f"{numbers}. {self.verdict}"
+
+    @property
+    def verdict(self) -> str:
+        """What follows from the numbers, in a sentence."""
+        if self.mean is None or self.p_value is None:
+            return f"Too few pairs that differ to conclude anything: at least {FEWEST} are needed."
         verdict = "The difference may be chance"
         if self._agree(self.mean) and self.p_value < LEVEL:
             verdict = f"{self.first if self.mean > 0 else self.second} is better by more than chance explains"
-        return f"{numbers}. {verdict} (seeds of one data set share its photos: the test is rather too sure)."
+        return f"{verdict} (seeds of one data set share its photos: the test is rather too sure)."
 
     def _agree(self, mean: float) -> bool:
         """Whether the number of wins, the mean and its interval point the same way."""
@@ -78,7 +85,7 @@ def compare(table: Table, first: str, second: str) -> Comparison:
     found = []
     for data_set in (name for name in table.grid.data_sets if name != table.scope.source):
         for measure in (name for name in measures if name != "0"):
-            found += _differences(*(_numbers(table, data_set, lines[label], measure) for label in (first, second)))
+            found += differences(*(_numbers(table, data_set, lines[label], measure) for label in (first, second)))
     return from_differences(first, second, "HM" if measures[-1] == "hm" else "accuracy", found)
 
 
@@ -86,28 +93,28 @@ def _numbers(table: Table, data_set: str, line: Line, measure: str) -> BySeed:
     return table.grid.by_seed(data_set, line, measure) or table.grid.by_seed(data_set, line, "0")
 
 
-def _differences(ours: BySeed, theirs: BySeed) -> list[float]:
-    """One difference per seed that both have."""
+def differences(ours: BySeed, theirs: BySeed) -> list[float]:
+    """One difference per seed that both have; what has no seeds is paired with every seed of the other."""
     seeds = {*ours, *theirs} - {None} or {None}
     pairs = [(ours.get(seed, ours.get(None)), theirs.get(seed, theirs.get(None))) for seed in seeds]
     return [a - b for a, b in pairs if a is not None and b is not None]
 
 
-def from_differences(first: str, second: str, measure: str, differences: Sequence[float]) -> Comparison:
+def from_differences(first: str, second: str, measure: str, found: Sequence[float]) -> Comparison:
     """The statistics of paired differences, whatever their order. The bootstrap (BCa) has a fixed seed."""
     from scipy import stats
 
-    rounded = sorted(round(difference, 6) for difference in differences)  # equal accuracies are equal
+    rounded = sorted(round(difference, 6) for difference in found)  # equal accuracies are equal
     wins, losses = sum(d > 0 for d in rounded), sum(d < 0 for d in rounded)
     p_value, interval = None, None
     if wins + losses >= FEWEST:
         p_value = float(stats.binomtest(wins, wins + losses).pvalue)
         with warnings.catch_warnings(action="ignore"):  # about constant differences: then there is no interval
-            found = stats.bootstrap((rounded,), _mean, n_resamples=RESAMPLES, rng=0).confidence_interval
-        if math.isfinite(found.low) and math.isfinite(found.high):
-            interval = (float(found.low), float(found.high))
-    mean = statistics.fmean(differences) if differences else None
-    return Comparison(first, second, measure, len(differences), wins, losses, mean, p_value, interval)
+            drawn = stats.bootstrap((rounded,), _mean, n_resamples=RESAMPLES, rng=0).confidence_interval
+        if math.isfinite(drawn.low) and math.isfinite(drawn.high):
+            interval = (float(drawn.low), float(drawn.high))
+    mean = statistics.fmean(found) if found else None
+    return Comparison(first, second, measure, len(found), wins, losses, mean, p_value, interval)
 
 
 def _mean(sample: Any, axis: int) -> Any:

@@ -1,0 +1,112 @@
+"""The command that says which method suits somebody's own data."""
+
+from __future__ import annotations
+
+import json as json_format
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from anprompt.errors import UserError
+
+if TYPE_CHECKING:
+    from anprompt.results.bakeoff import Entrant
+
+QUICK = "zero-shot,anprompt"
+MIB, KIB = 2**20, 2**10
+
+
+def compare(
+    data: str,
+    methods: str = QUICK,
+    shots: int = 16,
+    seeds: str = "1,2,3",
+    recipe: str = "matched",
+    backbone: str = "miniature",
+    texts: str | None = None,
+    data_root: str | None = None,
+    out: str = "compare",
+    jobs: int = 1,
+    threads: int | None = None,
+    device: str = "auto",
+    json: bool = False,
+) -> int:
+    """A bake-off on your own data: accuracy on all classes, base, new and HM, and what each method costs.
+
+    All methods get the same photos, seeds and, with the matched recipe, the same budget. Those that can be asked about
+    new classes are also trained on one half of the classes and tested on the other. Repeat the command to go on.
+
+    Args:
+        data: as for fit.
+        methods: names from 'anprompt methods', separated by commas.
+        shots: photos drawn per class.
+        seeds: separated by commas; six or more are needed to tell methods apart with any confidence.
+        recipe: 'matched' (one budget for all), 'published' (each method's own), or a YAML file.
+        backbone: 'miniature', a hub id, a folder, or an OpenAI .pt file.
+        texts: JSON file with descriptions of the classes, or folder of such files.
+        data_root: folder that holds the benchmark data sets.
+        out: folder for records and adapters.
+        jobs: runs at the same time, each in a process of its own.
+        threads: processor cores of one run; default: all, shared by the jobs.
+        device: auto, cpu, cuda or mps.
+        json: print one JSON document.
+
+    Examples:
+        anprompt compare photos
+        anprompt compare photos --methods zero-shot,linear-probe,anprompt --shots 4 --seeds 1,2,3,4,5,6
+    """
+    from functools import partial
+
+    from anprompt import methods as known
+    from anprompt.commands.bench import carry_out_with_bars, cores_of, names_in, numbers_in, say_failures
+    from anprompt.files import check_writable
+    from anprompt.protocols import Asked, Bench, declare
+    from anprompt.protocols.benchmark import Machines
+    from anprompt.protocols.execute import backbone_of
+    from anprompt.protocols.plan import make_plan, opened_benchmark
+    from anprompt.report import console
+    from anprompt.results.bakeoff import advice, bake_off
+
+    if jobs < 1 or (threads is not None and threads < 1):
+        raise UserError(f"--jobs and --threads must be at least 1 (got {jobs} and {threads}).")
+    entered = names_in(methods)
+    open_methods = [name for name in entered if known.find(name).supports_new_classes]
+    setting = Bench(backbone, out, data_root, texts, device, threads=threads or cores_of(jobs))
+    benchmark_of = partial(opened_benchmark, data_root=data_root)
+    drawn = numbers_in("seeds", seeds)
+    runs = declare(Asked("few-shot", entered, [data], None, drawn, [shots], recipe), benchmark_of)
+    if open_methods:
+        runs += declare(Asked("base-to-new", open_methods, [data], None, drawn, [shots], recipe), benchmark_of)
+    check_writable(Path(out))
+    plan = make_plan(runs, setting, backbone_of(backbone, device).weights_hash)
+    failures = carry_out_with_bars(plan, setting, Machines(jobs=jobs))
+    files = [Path(out) / evaluation.file for evaluation in plan.evaluations]
+    records = [json_format.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
+    entrants = bake_off(records, open_methods)
+    said = advice(entrants)
+    if json:
+        console.print_json({"entrants": [e.to_json() for e in entrants], "advice": said, "failed": failures.all})
+        return say_failures(failures)
+    rows = [_row(entrant) for entrant in sorted(entrants, key=lambda e: entered.index(e.method))]
+    columns = ("method", "all %", "base %", "new %", "HM", "training", "memory MiB", "adapter KiB", "learnable")
+    heading = f"{data}: {shots} photos of each class, {len(drawn)} seeds, recipe {recipe}"
+    console.table(heading, columns, rows, columns[1:])
+    for sentence in said:
+        console.say(f"- {sentence}")
+    console.say("- all: trained and tested on all classes; base, new: trained on the base half; ± over seeds.")
+    return say_failures(failures)
+
+
+def _row(entrant: Entrant) -> tuple[str, ...]:
+    scores = []
+    for measure in ("all", "base", "new", "hm"):
+        value = entrant.value(measure)
+        spread = "" if value is None or value.sd is None else f" ± {value.sd:.1f}"
+        scores.append("–" if value is None else f"{value.mean:.1f}{spread}")
+    return (
+        entrant.method,
+        *scores,
+        f"{entrant.seconds:,.0f} s" if entrant.parameters else "–",
+        f"{entrant.memory / MIB:,.0f}" if entrant.memory else "–",
+        f"{entrant.adapter / KIB:,.0f}" if entrant.adapter else "–",
+        f"{entrant.parameters:,}",
+    )
