@@ -30,7 +30,7 @@ def draw_step(ax: Axes, document: Json) -> None:
     sides = ["plain", *document["settings"]["precisions"]]
     for i, entry in enumerate(entries):
         for j, side in enumerate(sides):
-            x = i + (j - 1) * WIDTH
+            x = i + (j - (len(sides) - 1) / 2) * WIDTH
             if side in entry["summary"]:
                 ratio = entry["ratio"].get(side)
                 label = f"{ratio['median']:.1f}×" if ratio else ""
@@ -52,8 +52,8 @@ def draw_memory(ax: Axes, document: Json) -> None:
     sides = document["settings"]["precisions"]
     for i, entry in enumerate(entries):
         for j, side in enumerate(sides):
-            memory = entry["memory"][side]
-            x = i + (j - 0.5) * WIDTH
+            memory = entry["memory"].get(side, {})
+            x = i + (j - (len(sides) - 1) / 2) * WIDTH
             if "peak" in memory:
                 ax.bar(x, memory.get("gpu_allocated", memory["peak"]) / GIB, WIDTH, color=COLOURS[side])
             if "estimate" in memory:
@@ -136,17 +136,29 @@ def _legend(ax: Axes, keys: Sequence[str], colours: dict[str, str], names: dict[
     ax.legend(handles=handles, fontsize=8, frameon=False, loc=place)
 
 
+DRAWERS = {"step": draw_step, "memory": draw_memory, "evaluate": draw_evaluation, "decode": draw_decode}
+
+
 def pieces(documents: Sequence[Json]) -> list[tuple[str, Json]]:
-    """What can be drawn: kind of panel and its document."""
-    found = []
+    """What can be drawn: kind of panel and its document. A backbone's memory is one panel, from however many files."""
+    found: list[tuple[str, Json]] = []
+    memory: dict[str, Json] = {}
     for document in documents:
-        kind = document["benchmark"]
-        if kind == "step":
-            found += [("step", document)] if any("summary" in e for e in document["entries"]) else []
-            found += [("memory", document)] if any("memory" in e for e in document["entries"]) else []
-        elif document["entries"]:
-            found.append((kind, document))
-    return found
+        kind, entries = document["benchmark"], document["entries"]
+        if kind != "step":
+            found += [(kind, document)] if entries else []
+            continue
+        if any("summary" in e for e in entries):
+            found.append(("step", document))
+        if held := [e for e in entries if "memory" in e]:
+            name = document["settings"]["backbone"]
+            if name not in memory:
+                memory[name] = {**document, "entries": []}
+                found.append(("memory", memory[name]))
+            memory[name]["entries"] += held
+            memory[name]["entries"].sort(key=lambda e: (e["classes"], e["images"]))
+    order = list(DRAWERS)
+    return sorted(found, key=lambda piece: order.index(piece[0]))
 
 
 def draw(documents: Sequence[Json], out: Path) -> None:
@@ -159,11 +171,10 @@ def draw(documents: Sequence[Json], out: Path) -> None:
     panels = pieces(documents)
     if not panels:
         raise UserError("Nothing to draw: the files hold no entries.")
-    drawers = {"step": draw_step, "memory": draw_memory, "evaluate": draw_evaluation, "decode": draw_decode}
     rows = (len(panels) + 1) // 2
     figure, axes = plt.subplots(rows, 2, figsize=(12, 3.8 * rows), squeeze=False, layout="constrained")
     for ax, (kind, document) in zip(axes.flat, panels, strict=False):
-        drawers[kind](ax, document)
+        DRAWERS[kind](ax, document)
         model = document["settings"].get("backbone")
         if model is not None:
             ax.set_title(f"{ax.get_title()} – {model}", fontsize=10)

@@ -25,9 +25,9 @@ SMALLEST_CHUNK = 32  # classes at a time; fewer save next to nothing and cost ti
 WORTH_SAYING = 100 * 2**20  # bytes of activations; a run on a small model needs no word
 
 # What a CPU process holds beyond the tensors that are alive: what libraries load and keep at the first steps, and holes
-# that the C library leaves between blocks of changing size. Fitted to the peaks of processes that train with ViT-B/16
-# shapes on Linux with glibc: 50 to 1,000 classes, 4 and 32 photos, fp32 and bf16. Estimates were 0.95 to 1.10 of them.
-CPU_FIXED, CPU_HOLES = 80 * 2**20, 0.45
+# that the C library leaves between blocks of changing size. Chosen for processes that train with ViT-B/16 shapes on
+# Linux with glibc, between what two steps leave (nothing to 0.1 of the activations) and what some more do (0.6).
+CPU_FIXED, CPU_HOLES = 80 * 2**20, 0.35
 CUDA_HOLES = 0.1  # blocks that PyTorch's allocator keeps but cannot use; not measured
 
 
