@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from anprompt.clip import Backbone, Sentences
 from anprompt.errors import UserError
-from anprompt.text import DEFAULT_TEMPLATE, DescriptionBank, fill
+from anprompt.text import DEFAULT_TEMPLATE, DescriptionBank
 
 REGISTRY: dict[str, type[Method]] = {}
 
@@ -90,7 +90,7 @@ class Method(nn.Module, ABC):
 
     def make_block(self, names: Sequence[str], *, trained: bool) -> ClassBlock:
         """Build the frozen per-class tensors of ``names`` from ``self.bank``. Methods extend this."""
-        sentences = Sentences(self.backbone, fill(self.template, names))
+        sentences = Sentences(self.backbone, [self.bank.fill(self.template, name) for name in names])
         with torch.no_grad():
             frozen = F.normalize(sentences.features(), dim=-1)  # (C, d)
         return ClassBlock(tuple(names), sentences, frozen, trained=trained)

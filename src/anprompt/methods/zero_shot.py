@@ -20,7 +20,7 @@ from torch import Tensor
 
 from anprompt.methods.base import ClassBlock, Method, Preset
 from anprompt.methods.options import option
-from anprompt.text import PARAPHRASES, DescriptionBank, fill
+from anprompt.text import DescriptionBank
 
 
 @dataclass
@@ -54,7 +54,7 @@ class ZeroShot(Method):
 
     def _sentences(self, name: str) -> tuple[str, ...]:
         if self.options.text == "ensemble":
-            return (*fill(self.template, [name]), *(p.replace("{}", name) for p in PARAPHRASES))
+            return (self.bank.fill(self.template, name), *self.bank.paraphrases(name))
         return self.bank.of(name, self.template).main
 
     def image_features(self, pixels: Tensor) -> Tensor:
