@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from anprompt import __version__
 from anprompt.commands.arguments import Command, parse
 from anprompt.commands.check import check
+from anprompt.commands.describe import describe
 from anprompt.commands.learn import demo, fit
 from anprompt.commands.look import info, methods
 from anprompt.commands.usage import help_page
@@ -32,6 +33,7 @@ COMMANDS = {
         Command("evaluate", evaluate, ("adapter", "data")),
         Command("zeroshot", zeroshot, ("data",)),
         Command("check", check, ("data",)),
+        Command("describe", describe, ("classes",)),
         Command("info", info, ("path?",)),
         Command("methods", methods, ("name?",)),
     )
@@ -51,6 +53,7 @@ Teach a frozen CLIP-like model your own classes from a few photos each.
   evaluate    accuracy of an adapter on labelled photos
   zeroshot    accuracy of the frozen model without training
   check       look through data before training
+  describe    make, merge, convert and check sentences that describe classes
   info        versions and machine, or what an adapter or a backbone is
   methods     list the methods, or the options of one
 

@@ -11,8 +11,10 @@ from anprompt.commands.arguments import Command, as_option, is_switch, value_typ
 
 COLUMN = 24  # where explanations start
 PLACEHOLDERS = {
-    "out": "FOLDER", "data_root": "FOLDER", "texts": "PATH", "csv": "FILE", "record": "FILE", "classes_file": "FILE",
-    "classes": "A,B,C", "method": "NAME", "preset": "NAME", "backbone": "MODEL", "split": "NAME", "device": "NAME",
+    "out": "PATH", "data_root": "FOLDER", "texts": "PATH", "noise_texts": "FILE", "csv": "FILE", "record": "FILE",
+    "classes_file": "FILE", "classes": "A,B,C", "method": "NAME", "preset": "NAME", "backbone": "MODEL",
+    "split": "NAME", "device": "NAME", "adapter": "A,B", "noises": "A,B", "synonyms": "PATH", "wordnet": "FOLDER",
+    "server": "URL", "model": "NAME",
 }  # fmt: skip
 
 
@@ -55,7 +57,7 @@ def _flag(name: str, kind: object, parameter: inspect.Parameter) -> str:
         return f"{as_option(name)} {'|'.join(get_args(kind))}"
     if get_origin(kind) is dict:
         return f"{as_option(name)}.NAME VALUE"
-    return f"{as_option(name)} {'N' if kind is int else PLACEHOLDERS.get(name, 'TEXT')}"
+    return f"{as_option(name)} {'N' if kind in (int, float) else PLACEHOLDERS.get(name, 'TEXT')}"
 
 
 def _entry(flag: str, text: str, width: int) -> list[str]:

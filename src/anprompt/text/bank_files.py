@@ -13,6 +13,7 @@ import csv
 import io
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -164,6 +165,19 @@ def _plain(name: str) -> str:
 def of_classes(bank: DescriptionBank, names: Sequence[str]) -> DescriptionBank:
     """The part of ``bank`` about ``names``, under these names; other case and spaces count as the same name."""
     return DescriptionBank(_match(bank.main, names), _match(bank.noise, names), bank.source)
+
+
+def named_as(bank: DescriptionBank, names: Sequence[str]) -> DescriptionBank:
+    """All of ``bank``, with keys that are one of ``names`` but for case and spaces under that name."""
+    ours = {_plain(name): name for name in names}
+
+    def renamed(part: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+        out: dict[str, list[str]] = {}
+        for key, sentences in part.items():
+            out.setdefault(key if key in names else ours.get(_plain(key), key), []).extend(sentences)
+        return out
+
+    return replace(bank, main=renamed(bank.main), noise=renamed(bank.noise))
 
 
 def read_bank(path: str | Path, class_names: Sequence[str]) -> DescriptionBank:
