@@ -119,7 +119,7 @@ def test_the_name_changes_when_told() -> None:
 
 
 def test_wrong_arguments() -> None:
-    with pytest.raises(UserError, match="Unknown noise 'shufle'. Did you mean 'shuffle'"):
+    with pytest.raises(UserError, match="Did you mean 'shuffle'"):
         find_strategy("shufle")
     with pytest.raises(ValueError, match="between 0 and 1"):
         noisy("a cat", "cat", "drop", strength=1.5)
@@ -175,7 +175,7 @@ def test_synonyms_of_a_file(tmp_path: Path) -> None:
 def test_synonyms_and_glosses_of_wordnet(wordnet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from anprompt.text import wordnet as module
 
-    monkeypatch.setattr(module, "_places", lambda: [])
+    monkeypatch.setattr(module, "_places", list)
     assert find_synonyms().source == f"the packaged list of {len(SYNONYMS)} words"
     monkeypatch.setattr(module, "_places", lambda: [wordnet.parent, wordnet])
     for synonyms in (find_synonyms(), find_synonyms(wordnet)):
@@ -189,7 +189,7 @@ def test_synonyms_and_glosses_of_wordnet(wordnet: Path, monkeypatch: pytest.Monk
     assert found.glosses("Forests", limit=2) == ["the trees and other plants in a large densely wooded area",
                                                  "land that is covered with trees"]  # fmt: skip
     assert found.glosses("unheard of") == []
-    with pytest.raises(UserError, match="holds no WordNet: its files index.noun and data.noun"):
+    with pytest.raises(UserError, match="holds no WordNet: its files"):
         find_synonyms(wordnet.parent)
 
 
