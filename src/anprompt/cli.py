@@ -20,6 +20,7 @@ from anprompt.commands.check import check
 from anprompt.commands.describe import describe
 from anprompt.commands.learn import demo, fit
 from anprompt.commands.look import info, methods
+from anprompt.commands.robustness import robustness
 from anprompt.commands.usage import help_page
 from anprompt.commands.use import evaluate, predict, zeroshot
 from anprompt.errors import UserError, did_you_mean
@@ -34,6 +35,7 @@ COMMANDS = {
         Command("zeroshot", zeroshot, ("data",)),
         Command("check", check, ("data",)),
         Command("describe", describe, ("classes",)),
+        Command("robustness", robustness, ("data?",)),
         Command("info", info, ("path?",)),
         Command("methods", methods, ("name?",)),
     )
@@ -54,6 +56,7 @@ Teach a frozen CLIP-like model your own classes from a few photos each.
   zeroshot    accuracy of the frozen model without training
   check       look through data before training
   describe    make, merge, convert and check sentences that describe classes
+  robustness  how far answers depend on how classes are worded
   info        versions and machine, or what an adapter or a backbone is
   methods     list the methods, or the options of one
 

@@ -115,6 +115,13 @@ class Method(nn.Module, ABC):
         view.blocks = [view.make_block(names, trained=learned.issuperset(names))]
         return view
 
+    def with_bank(self, bank: DescriptionBank) -> Method:
+        """A view of the same classes and prompts that reads other sentences; image features stay as they are."""
+        view = copy.copy(self)
+        view.bank = bank
+        view.blocks = [view.make_block(block.names, trained=block.trained) for block in self.blocks]
+        return view
+
     def add_classes(self, names: Sequence[str], bank: DescriptionBank) -> None:
         """Append classes without training; the logits of the present ones stay exactly as they are.
 
@@ -131,6 +138,10 @@ class Method(nn.Module, ABC):
     def used_texts(self, names: Sequence[str]) -> DescriptionBank:
         """The sentences from which ``names`` would be built: saved with the adapter, enough to rebuild the classes."""
         return DescriptionBank()
+
+    def wording(self, name: str) -> tuple[str, ...]:
+        """The sentences that the logits of class ``name`` depend on."""
+        return (self.bank.fill(self.template, name), *self.used_texts([name]).main.get(name, ()))
 
     # ---- training --------------------------------------------------------------------------------------------------
 

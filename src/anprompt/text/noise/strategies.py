@@ -20,13 +20,17 @@ Apply = Callable[[Words, float, random.Random, Material], str]
 
 @dataclass(frozen=True)
 class Strategy:
-    """A kind of noise. about: what it does. strength: what its strength means. source: where it is from."""
+    """A kind of noise. about: what it does. strength: what its strength means. source: where it is from.
+
+    usual: the strength at which reports measure it.
+    """
 
     name: str
     about: str
     strength: str
     source: str
     level: Literal["text", "feature"]
+    usual: float
     apply: Apply
 
 
@@ -34,23 +38,23 @@ STRATEGIES: dict[str, Strategy] = {}
 
 
 def _register(
-    name: str, strength: str, source: str, level: Literal["text", "feature"] = "text"
+    name: str, strength: str, source: str, *, level: Literal["text", "feature"] = "text", usual: float = 0.3
 ) -> Callable[[Apply], Apply]:
     def enter(apply: Apply) -> Apply:
         about = " ".join((apply.__doc__ or "").split())
-        STRATEGIES[name] = Strategy(name, about, strength, source, level, apply)
+        STRATEGIES[name] = Strategy(name, about, strength, source, level, usual, apply)
         return apply
 
     return enter
 
 
-@_register("identity", "has no effect", OURS)
+@_register("identity", "has no effect", OURS, usual=1)
 def _identity(words: Words, strength: float, rng: random.Random, material: Material) -> str:
     """Changes nothing: the control."""
     return words.sentence
 
 
-@_register("weak", "the weight α in f_m + α f_n", "ANPrompt, Eq. 2", "feature")
+@_register("weak", "the weight α in f_m + α f_n", "ANPrompt, Eq. 2", level="feature", usual=0.01)
 def _weak(words: Words, strength: float, rng: random.Random, material: Material) -> str:
     """Mixes a little of the feature of a noise sentence into the feature of the class."""
     raise ValueError("'weak' changes features, not sentences")
@@ -121,7 +125,7 @@ def _misspelt(word: str, rng: random.Random) -> str:
             return other
 
 
-@_register("case", "share of the words that are written in capitals", OURS)
+@_register("case", "share of the words that are written in capitals", OURS, usual=1)
 def _case(words: Words, strength: float, rng: random.Random, material: Material) -> str:
     """Writes words in capitals: a control, since CLIP's tokenizer lower-cases everything."""
     for i in _some([i for i in words.free if words.words[i].upper() != words.words[i]], strength, rng):
@@ -147,7 +151,7 @@ FRAMES = (DEFAULT_TEMPLATE, *PARAPHRASES)
 LEADS = ("in this picture, ", "seen here: ", "a photo that shows this: ", "what you see is this: ")
 
 
-@_register("template", "share of the sentences that are framed anew", OURS)
+@_register("template", "share of the sentences that are framed anew", OURS, usual=1)
 def _template(words: Words, strength: float, rng: random.Random, material: Material) -> str:
     """Puts the class name into another neutral frame; in front of a longer description it puts a few words."""
     if rng.random() >= strength:
@@ -176,7 +180,7 @@ def _reorder(words: Words, strength: float, rng: random.Random, material: Materi
     return words.text()
 
 
-@_register("paraphrase", "share of the sentences that are replaced", OURS)
+@_register("paraphrase", "share of the sentences that are replaced", OURS, usual=1)
 def _paraphrase(words: Words, strength: float, rng: random.Random, material: Material) -> str:
     """Replaces the sentence by one of the user's own for the class (the noise sentences of a description bank)."""
     others = [own for own in material.paraphrases.get(words.class_name, ()) if own != words.sentence]
