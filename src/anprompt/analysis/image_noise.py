@@ -15,7 +15,7 @@ from PIL import Image, ImageEnhance, ImageFilter, ImageStat
 from anprompt.errors import unknown_name
 
 GRID = 8  # cells per side that occlusion covers; the middle 4 × 4 of them are taken for the object
-BLUR = 0.02  # of the shorter side: the radius of the strongest blur
+BLUR = 0.04  # of the shorter side: the radius of the strongest blur
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ IMAGE_NOISES = {
     noise.name: noise
     for noise in (
         ImageNoise("brightness", "Makes the photo brighter or darker.", "half the change in brightness", _brightness),
-        ImageNoise("blur", "Blurs the photo.", "radius, 1 is a fiftieth of the shorter side", _blur),
+        ImageNoise("blur", "Blurs the photo.", "radius, 1 is a twenty-fifth of the shorter side", _blur),
         ImageNoise("jpeg", "Saves the photo as JPEG.", "loss of quality, from 95 at 0 to 10 at 1", _jpeg),
         ImageNoise("occlusion", "Covers parts of the background, which is all but the middle quarter of the photo.",
                    "share of the background that is covered by its mean colour", _occlusion),

@@ -251,10 +251,9 @@ def _harm(clean: Tensor, noisy: Tensor, truth: Tensor) -> Tensor:
 
     clean, noisy: logits ``(n, C)``. The logit of a class is taken to depend on its own wording only.
     """
-    best = clean.topk(2, dim=1)
     column = torch.arange(clean.shape[1])
-    first = clean.argmax(dim=1)[:, None]  # among equal logits the first wins, as in prediction
-    second = torch.where(best.indices[:, :1] == first, best.indices[:, 1:], best.indices[:, :1])
+    first = clean.argmax(dim=1)[:, None]  # (n, 1)
+    second = clean.scatter(1, first, -torch.inf).argmax(dim=1)[:, None]
     rival = torch.where(column == first, second, first)  # (n, C) the best of the other classes
     value = clean.gather(1, rival)
     wins = (noisy > value) | ((noisy == value) & (column < rival))

@@ -78,7 +78,7 @@ def _mask(words: Words, strength: float, rng: random.Random, material: Material)
     return words.text()
 
 
-@_register("shuffle", "share of the words that change places", PAPER)
+@_register("shuffle", "share of the words that change places", PAPER, usual=1)
 def _shuffle(words: Words, strength: float, rng: random.Random, material: Material) -> str:
     """Moves words to each other's places, each of them to another one."""
     if len(words.free) > 1:
@@ -87,7 +87,7 @@ def _shuffle(words: Words, strength: float, rng: random.Random, material: Materi
     return words.text()
 
 
-@_register("synonym", "share of the words with a known synonym that are replaced", PAPER)
+@_register("synonym", "share of the words with a known synonym that are replaced", PAPER, usual=1)
 def _synonym(words: Words, strength: float, rng: random.Random, material: Material) -> str:
     """Replaces words by synonyms."""
     known = {i: found for i in words.free if (found := material.synonyms.of(words.core(i)))}
