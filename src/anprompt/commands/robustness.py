@@ -275,8 +275,11 @@ def _say(document: dict[str, Any], written: list[str]) -> None:
     data, config, rows = document["data"], document["config"], document["rows"]
 
     def with_interval(found: dict[str, Any], digits: str) -> str:
-        ends = found["interval"]
-        return format(found["value"], digits) + (f" [{ends[0]:{digits}}, {ends[1]:{digits}}]" if ends else "")
+        value, *ends = (
+            text.lstrip("-") if float(text) == 0 else text  # no "-0.00"
+            for text in (format(number, digits) for number in (found["value"], *(found["interval"] or ())))
+        )
+        return f"{value} [{', '.join(ends)}]" if ends else value
 
     shown = [
         (

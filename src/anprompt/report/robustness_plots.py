@@ -11,10 +11,11 @@ from anprompt.files import atomic_path
 FORMATS = ("png", "svg")
 COLOURS = ("#8a8a8a", "#c0562f", "#2f6fb0", "#3a8f5b", "#8a5fb0", "#b08a2f")
 PANELS = (
-    ("text_shift", "text shift TS", "log"),
+    ("text_shift", "text shift TS (of pictures: image shift)", "log"),
     ("logit_preservation", "answers that stay, LPR", "linear"),
     ("accuracy_shift", "accuracy shift AS, points", "linear"),
 )
+NARROWEST = 10  # points: the least height of a plot of accuracies, so that small differences look small
 LOWEST = 1e-9  # where a shift of exactly 0 stands on the logarithmic axis
 
 
@@ -84,7 +85,9 @@ def save_curves(folder: Path, title: str, curves: Sequence[dict[str, Any]]) -> l
         axes.grid(linewidth=0.4, alpha=0.5)
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("right, %")
-    panels[0].set_ylim(bottom=0)
+    reached = [value for entry in curves for value in entry["accuracy"]]
+    middle, half = (max(reached) + min(reached)) / 2, max(NARROWEST, 1.1 * (max(reached) - min(reached))) / 2
+    panels[0].set_ylim(middle - half, middle + half)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
     return _save(figure, folder, "strength")

@@ -211,7 +211,9 @@ def read_bank(path: str | Path, class_names: Sequence[str]) -> DescriptionBank:
     if not taken:
         shown = ", ".join(class_names[:3]) + (", …" if len(class_names) > 3 else "")
         raise UserError(f"No file of texts in '{path}' knows any of the {len(class_names)} classes ({shown}).")
-    return DescriptionBank(best["main"], best["noise"], " + ".join(taken[kind].name for kind in sorted(taken)))
+    return DescriptionBank(
+        best["main"], best["noise"], " + ".join(dict.fromkeys(taken[kind].name for kind in sorted(taken)))
+    )
 
 
 def check_format(path: Path) -> None:
