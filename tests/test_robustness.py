@@ -29,8 +29,8 @@ from anprompt.analysis.robustness import (
 from anprompt.data import BadImage, open_data
 from anprompt.errors import UserError
 from anprompt.text import DEFAULT_TEMPLATE, DescriptionBank, load_bank, write_bank
-from anprompt.text.noise import STRATEGIES, Material
-from helpers_cli import Cli, Refused, contents
+from anprompt.text.noise import Material
+from helpers_cli import Cli
 from helpers_methods import NAMES, anprompt, bank, batch, small_backbone
 
 MATERIAL = Material(paraphrases=noise_sentences(bank(), NAMES, DEFAULT_TEMPLATE))
@@ -271,81 +271,6 @@ def test_noises_are_parsed() -> None:
     assert "'shufle' is none. Did you mean 'shuffle'?" in message
     for entry in ("drop:2", "mask:x", "weak:nan"):
         assert f"the strength of '{entry}' must be a number from 0 to 1" in message
-
-
-# ---- the command
-
-
-def test_without_data_the_noises_are_listed(cli: Cli) -> None:
-    printed = cli("robustness").out
-    assert all(name in printed for name in [*STRATEGIES, "blur"])
-    assert {row["noise"] for row in cli("robustness", "--json").document} >= set(STRATEGIES)
-
-
-def test_the_command(cli: Cli, photo_folder: Path, small_adapter: Path, tmp_path: Path) -> None:
-    before = contents(small_adapter)
-    texts = tmp_path / "bank.csv"
-    texts.write_text(
-        "class,sentence\n" + "".join(f"{n},one {n} here\n{n},some {n} there\n" for n in ("white cat", "blue star"))
-    )
-    line = ["robustness", photo_folder, "--adapter", small_adapter, "--texts", texts, "--wordings", 2, "--samples", 3,
-            "--noises", "identity,weak,drop,blur", "--out", tmp_path / "out"]  # fmt: skip
-    code, printed, err = cli(*line)
-    assert code == 0, err
-    assert "4 classes, 12 of 16 test photos (at most 3 a class), 2 wordings a noise" in printed
-    rows = [text.split() for text in printed.splitlines() if text.startswith(("zero-shot", "anprompt"))]
-    assert len([row for row in rows if row[0] != "zero-shot," and row[1] == "identity"]) == 2
-    assert "zero-shot, descriptions" in printed
-    assert "Synonyms: " in printed
-    written = {path.name for path in (tmp_path / "out").iterdir()}
-    assert written == {"robustness.json", "noise.png", "noise.svg", "strength.png", "strength.svg"}
-    assert contents(small_adapter) == before
-    document = cli(*line[:-2], "--json").document
-    assert document["kind"] == "robustness"
-    assert [row["noise"] for row in document["rows"]] == ["identity", "weak", "drop", "blur"] * 3
-    assert all(row["text_shift"]["value"] == 0 for row in document["rows"] if row["noise"] == "identity")
-    blurred = [row for row in document["rows"] if row["noise"] == "blur"]
-    assert all(row["image_shift"]["value"] > 0 and "text_shift" not in row for row in blurred)
-    assert document["data"]["images"] == 12
-    assert cli(*line[:-2], "--json").document["rows"] == document["rows"]  # seeded
-
-
-def test_unreadable_photos(cli: Cli, photo_folder: Path, small_clip: Path, tmp_path: Path) -> None:
-    import shutil
-
-    shutil.copytree(photo_folder, tmp_path / "photos")
-    (tmp_path / "photos" / "test" / "white_cat" / "test-0.png").write_bytes(b"no picture")
-    line = ("robustness", tmp_path / "photos", "--backbone", small_clip, "--noises", "drop,jpeg", "--wordings", 1)
-    code, _, err = cli(*line)
-    assert code == 2
-    assert "1 of 16 pictures cannot be used" in err
-    found = cli(*line, "--bad-images", "skip", "--json")
-    assert found.document["data"]["images"] == 15
-    assert "1 of 16 photos cannot be read and are left out" in found.err
-
-
-@pytest.mark.parametrize(("line", "words"), [
-    ("robustness d --noises shufle", "'shufle' is none. Did you mean 'shuffle'?"),
-    ("robustness d --wordings 0", "--wordings must be at least 1 (got 0)"),
-    ("robustness d --samples 0", "--samples must be at least 1 (got 0)"),
-    ("robustness d --strength 2", "--strength must be from 0 to 1 (got 2)"),
-    ("robustness d --template photo", "must contain '{}' exactly once"),
-    ("robustness d", "There is no 'd'"),
-    ("robustness toyworld --adapter absent", "There is no adapter folder 'absent'"),
-    ("robustness toyworld --synonyms absent.txt", "There is no file with texts 'absent.txt'"),
-])  # fmt: skip
-@pytest.mark.usefixtures("no_model")
-def test_wrong_usage_of_robustness(line: str, words: str, refused: Refused) -> None:
-    assert words in refused(*line.split())
-
-
-def test_baked_adapters_are_refused(cli: Cli, small_adapter: Path, photo_folder: Path, tmp_path: Path) -> None:
-    from anprompt import PromptClassifier
-
-    PromptClassifier.load(small_adapter).bake().save(tmp_path / "baked")
-    code, _, err = cli("robustness", photo_folder, "--adapter", f"{small_adapter},{tmp_path / 'baked'}")
-    assert code == 2
-    assert "baked' is baked: it keeps class vectors instead of sentences" in err
 
 
 # ---- on real photos

@@ -143,9 +143,14 @@ def reworded(method: Method, noise: Noise, seed: int, material: Material, change
     return method.with_bank(method.bank.reworded(rewrite))
 
 
+def has_class_weights(method: Method) -> bool:
+    """Whether logits are image features times class weights, which is what ``weak`` changes."""
+    return type(method).block_logits is Method.block_logits
+
+
 def _weakened(method: Method, alpha: float, seed: int, sentences: Mapping[str, Sequence[str]]) -> Method:
     """Eq. (2) on class weights: ``f_t + α f_n``."""
-    if type(method).block_logits is not Method.block_logits:
+    if not has_class_weights(method):
         raise UserError(f"Noise 'weak' mixes class weights, and the logits of method '{method.name}' have none.")
     drawn = {name: random.Random(f"{seed}/weak/{name}").choice(list(own)) for name, own in sentences.items()}
     noise = method.with_bank(method.bank.reworded(lambda name, sentence: drawn.get(name, sentence)))

@@ -101,7 +101,7 @@ def robustness(
     if "test" not in source.splits:
         raise unknown_name(f"split of '{source.name}'", "test", source.splits)
     bank = bank_for(texts, source)
-    folders = [folder.strip() for folder in adapter.split(",")] if adapter is not None else []
+    folders = list(dict.fromkeys(map(str.strip, adapter.split(",")))) if adapter is not None else []
     frozen = _backbone(folders, backbone, device)
     items = sample(source.splits["test"], samples)
     wording = template or source.template
@@ -111,7 +111,7 @@ def robustness(
         study = _Study(source, items, methods, material, wordings, seed, change_name, bad_images, progress)
         measured = [study.measure(noise) for noise in chosen]
         curves = study.curves(chosen) if out is not None else []
-    rows = [row for own in zip(*measured, strict=True) for row in own]  # method by method
+    rows = [row for name, _ in methods for own in measured for row in own if row["method"] == name]
     config = {
         "data": source.name, "subset": subset, "backbone": frozen.weights_hash, "adapters": folders, "seed": seed,
         "noises": [noise._asdict() for noise in chosen], "wordings": wordings, "samples": samples, "texts": bank.source,
@@ -176,17 +176,18 @@ def _methods(
     from anprompt.classifier import PromptClassifier
 
     classes = list(source.classes)
-    found = [("zero-shot", methods.create("zero-shot", backbone, classes, template=template))]
-    if bank is not None and bank.main:
-        described = methods.create("zero-shot", backbone, classes, texts=bank, template=template, text="descriptions")
-        found.append(("zero-shot, descriptions", described))
-    for folder in folders:
+    tuned: list[tuple[str, Method]] = []
+    for folder in folders:  # first: loading one decides the precision of the towers
         estimator = PromptClassifier.load(folder, backbone, device=device, texts=texts)
         if list(estimator.classes_) != classes:
             estimator = estimator.with_classes(classes, source=source)
         method = estimator.method_
-        found.append((method.name if len(folders) == 1 else f"{method.name} ({folder})", method))
-    return found
+        tuned.append((method.name if len(folders) == 1 else f"{method.name} ({folder})", method))
+    frozen = [("zero-shot", methods.create("zero-shot", backbone, classes, template=template))]
+    if bank is not None and bank.main:
+        described = methods.create("zero-shot", backbone, classes, texts=bank, template=template, text="descriptions")
+        frozen.append(("zero-shot, descriptions", described))
+    return [*frozen, *tuned]
 
 
 class _Study:
@@ -207,13 +208,17 @@ class _Study:
 
     def measure(self, noise: Noise) -> list[dict[str, Any]]:
         """One row per method."""
-        from anprompt.analysis.robustness import measure
+        from anprompt.analysis.robustness import has_class_weights, measure
+        from anprompt.settings import note
 
         drawn: list[list[Any]] = []
         if noise.level == "image":
             drawn = [self._features(noise, self.seed + draw) for draw in range(self.wordings)]
-        rows = []
+        rows: list[dict[str, Any]] = []
         for i, subject in enumerate(self.subjects):
+            if noise.level == "feature" and not has_class_weights(subject.method):
+                note(f"'{subject.name}' is left out of noise '{noise.name}': its logits come from no class weights")
+                continue
             rows.append(measure(
                 subject, self.labels, noise, self.material, wordings=self.wordings, seed=self.seed,
                 change_name=self.change_name, noisy_features=[features[i] for features in drawn],
@@ -223,9 +228,12 @@ class _Study:
 
     def curves(self, noises: Sequence[Noise]) -> list[dict[str, Any]]:
         """Accuracy over strength, of every method and every noise of text or features."""
-        from anprompt.analysis.robustness import curve
+        from anprompt.analysis.robustness import curve, has_class_weights
 
-        pairs = [(subject, noise) for subject in self.subjects for noise in noises if noise.level != "image"]
+        pairs = [
+            (subject, noise) for subject in self.subjects for noise in noises
+            if noise.level == "text" or (noise.level == "feature" and has_class_weights(subject.method))
+        ]  # fmt: skip
         found = []
         for subject, noise in pairs:
             found.append(curve(
