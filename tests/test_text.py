@@ -77,7 +77,7 @@ def test_no_class_is_known(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"knows any of the 3 classes \(cat, sea lake, Dog"):
         read_bank(tmp_path, NAMES)
     (tmp_path / "empty").mkdir()
-    with pytest.raises(UserError, match="No JSON file"):
+    with pytest.raises(UserError, match="No file of texts"):
         read_bank(tmp_path / "empty", NAMES)
     with pytest.raises(UserError, match=r"No such file or folder with texts: '.*absent'"):
         read_bank(tmp_path / "absent", NAMES)

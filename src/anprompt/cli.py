@@ -19,8 +19,10 @@ from anprompt.commands.arguments import Command, parse
 from anprompt.commands.bench import bench, recipes
 from anprompt.commands.check import check
 from anprompt.commands.compare import compare
+from anprompt.commands.describe import describe
 from anprompt.commands.learn import demo, fit
 from anprompt.commands.look import info, methods
+from anprompt.commands.robustness import robustness
 from anprompt.commands.tabulate import table
 from anprompt.commands.usage import help_page
 from anprompt.commands.use import evaluate, predict, zeroshot
@@ -38,6 +40,8 @@ COMMANDS = {
         Command("bench", bench),
         Command("compare", compare, ("data",)),
         Command("recipes", recipes, ("name?",)),
+        Command("describe", describe, ("classes",)),
+        Command("robustness", robustness, ("data?",)),
         Command("info", info, ("path?",)),
         Command("methods", methods, ("name?",)),
         Command("table", table, ("name",)),
@@ -61,6 +65,8 @@ Teach a frozen CLIP-like model your own classes from a few photos each.
   compare     which method suits your own data: accuracy and cost, side by side
   bench       run a protocol of the field: methods x data sets x seeds
   recipes     list the training recipes of the methods
+  describe    make, merge, convert and check sentences that describe classes
+  robustness  how far answers depend on how classes are worded
   info        versions and machine, or what an adapter or a backbone is
   methods     list the methods, or the options of one
   table       a table or figure of the paper from benchmark results

@@ -41,6 +41,7 @@ def stream_logits(
     stop: bool = False,
     batch: int | None = None,
     threads: int = 2,
+    compute: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[tuple[list[T], Tensor]]:
     """Yield (items, logits ``(B, C)`` on the CPU) batch by batch, in order.
 
@@ -48,6 +49,7 @@ def stream_logits(
     stop: after the first bad picture compute nothing more and only look for further ones, to report all at once.
     batch: pictures that go through together; ``None``: two batches of eight, and then as many as the memory that the
         second of them took allows. Logits do not depend on it but for rounding.
+    compute: what is made of normalised pixels ``(B, 3, H, W)`` instead of logits, such as ``method.image_features``.
     """
     transform = method.backbone.transform
 
@@ -59,7 +61,7 @@ def stream_logits(
 
     def forward(loaded: list[Tensor]) -> Tensor:
         pixels = transform.normalise(torch.stack(loaded))
-        return method.logits(pixels.to(method.backbone.device)).float().cpu()
+        return (compute or method.logits)(pixels.to(method.backbone.device)).float().cpu()
 
     size, done = batch or FEW, 0  # done: batches
     iterator = iter(items)

@@ -35,7 +35,7 @@ def check(
     Args:
         data: as for fit.
         shots: photos that a run would draw per class.
-        texts: JSON file with descriptions, or folder of such files, to see which classes they cover.
+        texts: file with descriptions, or folder of such files, to see which classes they cover.
         backbone: also check that all names and sentences fit its context.
         template: sentence with {} for the class name.
         data_root: folder that holds the benchmark data sets.

@@ -55,7 +55,7 @@ def fit(
         shots: photos drawn per class.
         seed: decides the draw, initial values and augmentation.
         subset: all classes, the base half or the new half.
-        texts: JSON file with descriptions of the classes, or folder of such files.
+        texts: file with descriptions of the classes (JSON, YAML, CSV or TXT), or folder of such files.
         template: sentence with {} for the class name; default: the data's own, or 'a photo of a {}.'
         options: options of the method, e.g. --options.alpha 0.01; 'anprompt methods NAME' lists them.
         recipe: entries of the training recipe, e.g. --recipe.epochs 20; 'anprompt methods NAME' lists them.

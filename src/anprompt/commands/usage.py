@@ -11,10 +11,11 @@ from anprompt.commands.arguments import Command, as_option, is_switch, value_typ
 
 COLUMN = 24  # where explanations start
 PLACEHOLDERS = {  # by parameter, or by command and parameter where a command differs
-    "out": "FOLDER", "data_root": "FOLDER", "texts": "PATH", "csv": "FILE", "record": "FILE", "classes_file": "FILE",
-    "classes": "A,B,C", "method": "NAME", "preset": "NAME", "backbone": "MODEL", "split": "NAME", "device": "NAME",
-    "results": "FOLDER", "methods": "A,B,C", "datasets": "A,B,C", "compare": "A,B", "source": "DATA", "figure": "FILE",
-    "table out": "FILE",
+    "out": "FOLDER", "data_root": "FOLDER", "texts": "PATH", "noise_texts": "FILE", "csv": "FILE", "record": "FILE",
+    "classes_file": "FILE", "classes": "A,B,C", "method": "NAME", "preset": "NAME", "backbone": "MODEL",
+    "split": "NAME", "device": "NAME", "adapter": "A,B", "noises": "A,B", "synonyms": "PATH", "wordnet": "FOLDER",
+    "server": "URL", "model": "NAME", "results": "FOLDER", "methods": "A,B,C", "datasets": "A,B,C", "compare": "A,B",
+    "source": "DATA", "figure": "FILE", "table out": "FILE", "describe out": "FILE",
 }  # fmt: skip
 
 
@@ -59,7 +60,7 @@ def _flag(command: Command, name: str, parameter: inspect.Parameter) -> str:
     if get_origin(kind) is dict:
         return f"{as_option(name)}.NAME VALUE"
     placeholder = PLACEHOLDERS.get(f"{command.name} {name}") or PLACEHOLDERS.get(name, "TEXT")
-    return f"{as_option(name)} {'N' if kind is int else placeholder}"
+    return f"{as_option(name)} {'N' if kind in (int, float) else placeholder}"
 
 
 def _entry(flag: str, text: str, width: int) -> list[str]:

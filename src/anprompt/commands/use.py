@@ -35,7 +35,7 @@ def predict(
         classes: other classes to choose from, separated by commas, instead of the adapter's own.
         classes_file: the same, one class per line.
         top: how many classes to show per photo.
-        texts: JSON file with descriptions of the other classes, or folder of such files.
+        texts: file with descriptions of the other classes, or folder of such files.
         csv: also write all results to this CSV file.
         backbone: where the frozen model lies now, if it has moved.
         bad_images: what to do with unreadable photos.
@@ -247,7 +247,7 @@ def zeroshot(
         text: class features from one template, from several, or from descriptions; default: --texts if given.
         split: train, val or test.
         subset: all classes, the base half or the new half.
-        texts: JSON file with descriptions of the classes, or folder of such files.
+        texts: file with descriptions of the classes (JSON, YAML, CSV or TXT), or folder of such files.
         template: sentence with {} for the class name.
         data_root: folder that holds the benchmark data sets.
         bad_images: what to do with unreadable photos.

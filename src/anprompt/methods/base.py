@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from anprompt.clip import Backbone, Sentences
 from anprompt.errors import UserError
-from anprompt.text import DEFAULT_TEMPLATE, DescriptionBank, fill
+from anprompt.text import DEFAULT_TEMPLATE, DescriptionBank
 
 REGISTRY: dict[str, type[Method]] = {}
 
@@ -112,7 +112,7 @@ class Method(nn.Module, ABC):
 
     def make_block(self, names: Sequence[str], *, trained: bool) -> ClassBlock:
         """Build the frozen per-class tensors of ``names`` from ``self.bank``. Methods extend this."""
-        sentences = Sentences(self.backbone, fill(self.template, names))
+        sentences = Sentences(self.backbone, [self.bank.fill(self.template, name) for name in names])
         with torch.no_grad():
             frozen = F.normalize(sentences.features(), dim=-1)  # (C, d)
         return ClassBlock(tuple(names), sentences, frozen, trained=trained)
@@ -182,6 +182,13 @@ class Method(nn.Module, ABC):
         for name in (name for name, each in self.rows_per.items() if each == "class"):
             self.replace(name, getattr(self, name).detach()[list(rows)])
 
+    def with_bank(self, bank: DescriptionBank) -> Method:
+        """A view of the same classes and prompts that reads other sentences; image features stay as they are."""
+        view = copy.copy(self)
+        view.bank = bank
+        view.blocks = [view.make_block(block.names, trained=block.trained) for block in self.blocks]
+        return view
+
     def add_classes(self, names: Sequence[str], bank: DescriptionBank) -> None:
         """Append classes without training; the logits of the present ones stay exactly as they are.
 
@@ -199,6 +206,10 @@ class Method(nn.Module, ABC):
     def used_texts(self, names: Sequence[str]) -> DescriptionBank:
         """The sentences from which ``names`` would be built: saved with the adapter, enough to rebuild the classes."""
         return DescriptionBank()
+
+    def wording(self, name: str) -> tuple[str, ...]:
+        """The sentences that the logits of class ``name`` depend on."""
+        return (self.bank.fill(self.template, name), *self.used_texts([name]).main.get(name, ()))
 
     # ---- training --------------------------------------------------------------------------------------------------
 

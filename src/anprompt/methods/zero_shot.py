@@ -20,7 +20,7 @@ from torch import Tensor
 
 from anprompt.methods.base import ClassBlock, Method, Preset
 from anprompt.methods.options import option
-from anprompt.text import PARAPHRASES, DescriptionBank, fill
+from anprompt.text import DescriptionBank
 
 
 @dataclass
@@ -52,9 +52,11 @@ class ZeroShot(Method):
         used = {name: self.bank.main[name] for name in names if name in self.bank.main}
         return DescriptionBank(used, {}, self.bank.source)
 
-    def _sentences(self, name: str) -> tuple[str, ...]:
+    def wording(self, name: str) -> tuple[str, ...]:
+        if self.options.text == "template":
+            return (self.bank.fill(self.template, name),)
         if self.options.text == "ensemble":
-            return (*fill(self.template, [name]), *(p.replace("{}", name) for p in PARAPHRASES))
+            return (self.bank.fill(self.template, name), *self.bank.paraphrases(name))
         return self.bank.of(name, self.template).main
 
     def image_features(self, pixels: Tensor) -> Tensor:
@@ -64,7 +66,7 @@ class ZeroShot(Method):
         """``w_c`` of Eq. (1), ``(C, d)``, unit length."""
         if self.options.text == "template":
             return block.frozen
-        sentences = [self._sentences(name) for name in block.names]
+        sentences = [self.wording(name) for name in block.names]
         features = self.backbone.encode_text([s for own in sentences for s in own])  # (sum of counts, d)
         parts = torch.split(features, [len(own) for own in sentences])
         return F.normalize(torch.stack([part.mean(dim=0) for part in parts]), dim=-1)

@@ -1,15 +1,26 @@
 """Wording: templates, description banks, noise strategies. Knows no model and no data set."""
 
-from anprompt.text.bank import ClassTexts, DescriptionBank, read_bank
+from anprompt.text.bank import ClassTexts, DescriptionBank, Rewrite
+from anprompt.text.bank_files import load_bank, read_bank, write_bank
+from anprompt.text.bank_tools import BankReport, check_bank, deduplicate, merge_banks, pair_banks, split_bank
 from anprompt.text.templates import DEFAULT_TEMPLATE, ENSEMBLE, PARAPHRASES, check_template, fill
 
 __all__ = [
     "DEFAULT_TEMPLATE",
     "ENSEMBLE",
     "PARAPHRASES",
+    "BankReport",
     "ClassTexts",
     "DescriptionBank",
+    "Rewrite",
+    "check_bank",
     "check_template",
+    "deduplicate",
     "fill",
+    "load_bank",
+    "merge_banks",
+    "pair_banks",
     "read_bank",
+    "split_bank",
+    "write_bank",
 ]
