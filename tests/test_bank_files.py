@@ -40,7 +40,7 @@ def test_what_is_written_is_read_back(tmp_path: Path, suffix: str) -> None:
 
 @pytest.mark.parametrize("suffix", FORMATS)
 @given(main=banks, noise=banks)
-@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_any_bank_survives_any_format(
     tmp_path: Path, suffix: str, main: dict[str, list[str]], noise: dict[str, list[str]]
 ) -> None:
@@ -123,7 +123,7 @@ def test_repeated_sentences_go() -> None:
 
 
 @given(st.integers(1, 12), st.integers(0, 99), st.floats(0, 1))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=30, deadline=None)
 def test_a_split_is_seeded_and_loses_nothing(count: int, seed: int, share: float) -> None:
     sentences = [f"s{i}" for i in range(count)]
     bank = DescriptionBank({"cat": sentences[: count // 2 + 1]}, {"cat": sentences[count // 2 + 1 :]})

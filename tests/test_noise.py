@@ -42,7 +42,7 @@ def worded(words: list[str], name: str, at: int) -> str:
 
 
 @given(sentences, names, st.sampled_from(TEXT), seeds, st.integers(0, 24))
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_nothing_changes_at_strength_0(words: list[str], name: str, strategy: str, seed: int, at: int) -> None:
     sentence = worded(words, name, at)
     assert noisy(sentence, name, strategy, strength=0, seed=seed) == sentence
@@ -50,7 +50,7 @@ def test_nothing_changes_at_strength_0(words: list[str], name: str, strategy: st
 
 
 @given(sentences, names, st.sampled_from(TEXT), strengths, seeds, st.integers(0, 24))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_the_class_name_stays_and_a_seed_decides(
     words: list[str], name: str, strategy: str, strength: float, seed: int, at: int
 ) -> None:
@@ -62,7 +62,7 @@ def test_the_class_name_stays_and_a_seed_decides(
 
 
 @given(sentences, names, st.sampled_from(BY_WORD), strengths, strengths, seeds, st.integers(0, 24))
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=200, deadline=None)
 def test_more_strength_changes_no_fewer_words(
     words: list[str], name: str, strategy: str, one: float, other: float, seed: int, at: int
 ) -> None:
@@ -139,7 +139,7 @@ def test_every_strategy_says_what_it_is() -> None:
 
 
 @given(st.text(alphabet="ab .,;:Photo\nlake", max_size=80), st.sampled_from(["lake", "a", "b.b"]), seeds)
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=150, deadline=None)
 def test_noise_of_adapters_is_drawn_as_ever(sentence: str, name: str, seed: int) -> None:
     for strategy in ("drop", "mask", "shuffle", "synonym"):
         one, other = random.Random(seed), random.Random(seed)

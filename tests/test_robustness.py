@@ -222,6 +222,20 @@ def test_a_reworded_method_equals_one_built_from_these_sentences() -> None:
     assert not torch.equal(class_weights(view), class_weights(trained))
 
 
+def test_sentences_that_noise_makes_too_long_are_cut() -> None:
+    long = " ".join(["photo"] * 75)
+    tokenizer = small_backbone().tokenizer
+    assert tokenizer.count(long) == tokenizer.context
+    texts = DescriptionBank({name: [long] for name in NAMES})
+    method = methods.create("zero-shot", small_backbone(), NAMES, texts=texts, text="descriptions")
+    for what in ("typo:1", "template", "weak"):
+        view = reworded(method, noise(what), 1, Material(paraphrases={name: [f"{long} {long}"] for name in NAMES}))
+        assert class_weights(view).shape == class_weights(method).shape
+        (said,) = view.wording("dog")
+        assert tokenizer.count(said) <= tokenizer.context
+        assert said.split()
+
+
 def test_curves_begin_at_the_clean_accuracy(subjects: dict[str, Subject]) -> None:
     of = subjects["template"]
     found = curve(of, LABELS, noise("shuffle"), [0, 0.5, 1], MATERIAL, wordings=2, seed=1)

@@ -35,7 +35,7 @@ from anprompt.data import BadImage, DataSource, Item
 from anprompt.errors import Problems, UserError, did_you_mean
 from anprompt.inference import stream_logits
 from anprompt.methods import Method
-from anprompt.text import DescriptionBank
+from anprompt.text import DescriptionBank, Rewrite
 from anprompt.text.noise import STRATEGIES, Material, rewriter
 
 LEVEL = 0.95  # of the intervals
@@ -136,11 +136,26 @@ def encode(
 
 
 def reworded(method: Method, noise: Noise, seed: int, material: Material, change_name: bool = False) -> Method:
-    """A view of ``method`` whose classes are worded with ``noise`` (of level text or feature), drawn from ``seed``."""
+    """A view of ``method`` whose classes are worded with ``noise`` (of level text or feature), drawn from ``seed``.
+
+    A sentence that noise makes longer than the text tower reads loses its last words.
+    """
     if noise.level == "feature":
         return _weakened(method, noise.strength, seed, material.paraphrases)
-    rewrite = rewriter(noise.name, strength=noise.strength, seed=seed, material=material, change_name=change_name)
-    return method.with_bank(method.bank.reworded(rewrite))
+    change = rewriter(noise.name, strength=noise.strength, seed=seed, material=material, change_name=change_name)
+    return method.with_bank(method.bank.reworded(_that_fits(method, change)))
+
+
+def _that_fits(method: Method, change: Rewrite) -> Rewrite:
+    tokenizer = method.backbone.tokenizer
+
+    def rewrite(name: str, sentence: str) -> str:
+        changed = change(name, sentence)
+        while tokenizer.count(changed) > tokenizer.context and " " in changed:
+            changed = changed.rpartition(" ")[0]
+        return changed
+
+    return rewrite
 
 
 def has_class_weights(method: Method) -> bool:
@@ -153,7 +168,8 @@ def _weakened(method: Method, alpha: float, seed: int, sentences: Mapping[str, S
     if not has_class_weights(method):
         raise UserError(f"Noise 'weak' mixes class weights, and the logits of method '{method.name}' have none.")
     drawn = {name: random.Random(f"{seed}/weak/{name}").choice(list(own)) for name, own in sentences.items()}
-    noise = method.with_bank(method.bank.reworded(lambda name, sentence: drawn.get(name, sentence)))
+    put = _that_fits(method, lambda name, sentence: drawn.get(name, sentence))
+    noise = method.with_bank(method.bank.reworded(put))
     view = copy.copy(method)
     view.blocks = []
     for block, other in zip(method.blocks, noise.blocks, strict=True):
