@@ -23,6 +23,12 @@ torch.set_num_threads(1)
 REAL = Path(__file__).resolve().parents[2] / "shared" / "real"
 
 
+@pytest.fixture(autouse=True)
+def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Tables are as wide as in a file, wherever the tests are started from."""
+    monkeypatch.delenv("COLUMNS", raising=False)
+
+
 @pytest.fixture(scope="session")
 def real() -> Path:
     """The folder of real photos, texts, splits and the stand-in backbone; see the marker ``real``."""

@@ -18,8 +18,8 @@ def records(folder: str = "results") -> dict[str, dict[str, Any]]:
 
 
 def lasting(folder: str = "results") -> dict[str, dict[str, Any]]:
-    """All records without times."""
+    """All records without times, and without memory, which depends on what the process holds besides."""
     found = records(folder)
     for record in found.values():
-        del record["created"], record["seconds"], record["fit"]["seconds"]
+        del record["created"], record["seconds"], record["fit"]["seconds"], record["fit"]["memory"]
     return found

@@ -35,15 +35,19 @@ def small_backbone() -> Backbone:
     return random_backbone(seed=5)
 
 
-def batch(size: int = 4, classes: int = len(NAMES), seed: int = 0, side: int = 32) -> dict[str, Tensor]:
-    """Random pixels ``(B, 3, side, side)`` and labels ``(B,)``, and what only some methods ask for."""
+def batch(
+    size: int = 4, classes: int = len(NAMES), seed: int = 0, side: int = 32, *, extras: bool = False
+) -> dict[str, Tensor]:
+    """Random pixels ``(B, 3, side, side)`` and labels ``(B,)``; with ``extras`` also what only some methods ask for."""
     generator = torch.Generator().manual_seed(seed)
-    return {
+    made = {
         "pixels": torch.randn(size, 3, side, side, generator=generator),
         "labels": torch.randint(classes, (size,), generator=generator),
-        "views": torch.randn(2, size, 3, side, side, generator=generator),
-        "chance": torch.rand((), generator=generator),
     }
+    if extras:
+        made["views"] = torch.randn(2, size, 3, side, side, generator=generator)
+        made["chance"] = torch.rand((), generator=generator)
+    return made
 
 
 class FewPhotos:

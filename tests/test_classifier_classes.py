@@ -161,7 +161,7 @@ def test_a_folder_of_texts(backbone: Backbone, photo_folder: Path, photos: list[
     made = estimator(backbone, texts=tmp_path).fit(photo_folder)
     with_bank = estimator(backbone).fit(photo_folder)
     assert np.array_equal(made.decision_function(photos), with_bank.decision_function(photos))
-    assert made.record_["config"]["texts"] == "texts.json + texts.json"
+    assert made.record_["config"]["texts"] == "texts.json"
     assert made.record_["config"]["texts_sha256"] == with_bank.record_["config"]["texts_sha256"]
 
 
@@ -205,7 +205,7 @@ def test_what_an_evaluation_holds(fitted: PromptClassifier, photo_folder: Path, 
     assert {key: result[key] for key in expected} == expected
     source = open_data(photo_folder)
     assert result["data"] == {
-        "name": "photos", "subset": "all", "split": "test", "own_split": False, "unreadable": 0,
+        "name": "photos", "subset": "all", "split": "test", "own_split": False, "unreadable": 0, "differs": [],
         "sha256": source.content_hash(source.splits["test"]),
     }  # fmt: skip
     assert result["decision"] == "0.7·ℓ_A + 0.3·ℓ_R"

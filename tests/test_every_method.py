@@ -16,7 +16,7 @@ from anprompt.adapter import load_adapter, round_to_storage, save_adapter
 from anprompt.methods import Method
 from anprompt.training import Interrupted, TrainingImages, train
 from helpers_fit import ABOUT, BANK, CLASSES, copies, same, short_recipe, state_of
-from helpers_methods import small_backbone
+from helpers_methods import FewPhotos, small_backbone
 
 NAMES = [method.name for method in methods.available()]
 NEW = ["bright star field", "lake"]
@@ -37,7 +37,7 @@ def photos() -> TrainingImages:
 
 
 def make(name: str) -> Method:
-    return methods.create(name, small_backbone(), CLASSES, texts=BANK)
+    return methods.create(name, small_backbone(), CLASSES, texts=BANK, photos=FewPhotos(small_backbone(), len(CLASSES)))
 
 
 def pixels() -> Tensor:

@@ -20,7 +20,7 @@ from anprompt.methods.count import learnable_numbers
 from anprompt.methods.options import option
 from helpers_methods import NAMES, NEW_NAMES, FewPhotos, bank, batch, small_backbone
 
-DATA = batch()
+DATA = batch(extras=True)
 PIXELS = DATA["pixels"]
 EVERY = [(m.name, preset) for m in methods.available() for preset in m.presets]
 NOTHING_DRAWN = {"coop", "kgcoop", "prograd"}  # they start from words

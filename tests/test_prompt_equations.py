@@ -57,7 +57,7 @@ def close(ours: Tensor, literal: Tensor, what: str, absolute: float = 0.0) -> No
 @pytest.mark.parametrize("chosen", CASES)
 def test_losses_gradients_and_logits_equal_the_literal_ones(chosen: str) -> None:
     name, options = CASES[chosen]
-    data = batch(3, len(NAMES), seed=4, side=24)
+    data = batch(3, len(NAMES), seed=4, side=24, extras=True)
     method = perturb(methods.create(name, backbone(), NAMES, texts=bank(), **options), seed=4)
     leaf = {key: p.detach().double().clone().requires_grad_() for key, p in method.named_parameters()}
     case = Case(PromptedEncoder(backbone()), leaf, method.options, NAMES, data["pixels"], data["labels"], bank(), data)
@@ -93,7 +93,7 @@ def test_prograd_takes_out_what_contradicts_and_only_that(chunk: int | None, mon
     monkeypatch.setattr(own, "class_chunk", chunk)
     seen = set()
     for seed in range(4):
-        data = batch(3, len(NAMES), seed=seed, side=24)
+        data = batch(3, len(NAMES), seed=seed, side=24, extras=True)
         method: Any = perturb(methods.create("prograd", own, NAMES, length=4, temperature=2.0), seed)
         special, general = (
             torch.autograd.grad(method.losses(data)[term], method.context)[0]
@@ -131,7 +131,7 @@ def test_hicropl_as_its_code_writes_what_random_maps_give_into_the_prompts() -> 
     ours: Any = methods.create("hicropl", backbone(), NAMES, texts=bank(), preset="code", **options)
     intended: Any = methods.create("hicropl", backbone(), NAMES, texts=bank(), **options)
     assert set(ours.state_dict()) == {"text_prompts", "vision_prompts"}
-    data = batch(3, len(NAMES), seed=4, side=24)
+    data = batch(3, len(NAMES), seed=4, side=24, extras=True)
     before = ours.logits(data["pixels"])
     assert torch.equal(ours.logits(data["pixels"]), before), "predictions do not write"
     expected = intended.losses(data)  # the same seed: the same prompts and maps

@@ -13,7 +13,7 @@ from anprompt import methods
 from anprompt.data.benchmarks import find_benchmark
 from anprompt.training import resolve_recipe
 
-FILES = sorted((Path(anprompt.__file__).parent / "recipes").glob("*.yaml"))
+FILES = [Path(anprompt.__file__).parent / "recipes" / f"{method.name}.yaml" for method in methods.available()]
 BASE_TO_NEW = [path for path in FILES if "base-to-new" in yaml.safe_load(path.read_text("utf-8"))]
 PROTOCOLS = {"base-to-new", "cross-dataset", "domain-generalisation", "few-shot"}
 
@@ -33,7 +33,7 @@ def test_every_entry_is_known(path: Path) -> None:
         for change in changes:
             assert set(change) <= {"options", "recipe"}
             methods.resolve_options(name, options={**part.get("options", {}), **change.get("options", {})})
-            resolve_recipe({}, {**part["recipe"], **change.get("recipe", {})})
+            resolve_recipe({}, {**part.get("recipe", {}), **change.get("recipe", {})})
         for benchmark in part.get("data", {}):
             assert find_benchmark(benchmark).name == benchmark
         assert set(part.get("by-shots", {})) <= set(part["shots"] if isinstance(part["shots"], list) else ())
@@ -43,6 +43,6 @@ def test_every_entry_is_known(path: Path) -> None:
 def test_the_first_preset_is_the_base_to_new_recipe(path: Path) -> None:
     recipe = yaml.safe_load(path.read_text("utf-8"))
     part, preset = recipe["base-to-new"], next(iter(methods.find(recipe["method"]).presets.values()))
-    assert resolve_recipe(preset.recipe) == resolve_recipe({}, part["recipe"])
+    assert resolve_recipe(preset.recipe) == resolve_recipe({}, part.get("recipe"))
     given = {**preset.options, **part.get("options", {})}
     assert methods.resolve_options(recipe["method"], options=given) == methods.resolve_options(recipe["method"])
