@@ -39,7 +39,6 @@ def test_base_to_new_writes_a_record_per_evaluation(bench: Any, small_clip: Path
     assert tuned["images"] == 8
     assert set(tuned["per_class"]) == {"red square", "white cat"}
     assert tuned["fit"]["images"] == 4
-    assert tuned["fit"]["steps"] == 2
     assert tuned["backbone"]["source"] == small_clip.name
     assert found["photos-base"]["config"]["seed"] is None
     assert str(small_clip.parent) not in json.dumps(found)

@@ -58,7 +58,8 @@ def test_a_cluster_gives_the_records_of_one_process_also_when_a_machine_is_lost(
         while len(list(Path(tmp_path, "shared").rglob("state.safetensors"))) < 2 and time.monotonic() < end:
             time.sleep(0.02)
         lost.append(len(list(Path(tmp_path, "shared", "records").rglob("*.json"))))
-        cluster.remove_node(cluster.worker_nodes.pop(), allow_graceful=False)
+        (node,) = cluster.worker_nodes
+        cluster.remove_node(node, allow_graceful=False)
 
     thread = threading.Thread(target=lose_a_machine_when_both_train)
     thread.start()

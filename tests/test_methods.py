@@ -37,7 +37,7 @@ def train(method: Method, steps: int = 3) -> None:
     optimizer = torch.optim.Adam(method.parameters(), lr=1e-2)
     for step in range(steps):
         optimizer.zero_grad()
-        method.backward(method.losses(batch(seed=step)))
+        method.backward(method.losses(batch(seed=step, extras=True)))
         optimizer.step()
 
 

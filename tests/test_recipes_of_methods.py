@@ -36,7 +36,7 @@ def test_every_entry_is_known(path: Path) -> None:
             resolve_recipe({}, {**part.get("recipe", {}), **change.get("recipe", {})})
         for benchmark in part.get("data", {}):
             assert find_benchmark(benchmark).name == benchmark
-        assert set(part.get("by-shots", {})) <= set(part["shots"] if isinstance(part["shots"], list) else ())
+        assert set(part.get("by-shots", {})) <= set(part["shots"] if isinstance(part.get("shots"), list) else ())
 
 
 @pytest.mark.parametrize("path", BASE_TO_NEW, ids=[path.stem for path in BASE_TO_NEW])

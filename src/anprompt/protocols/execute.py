@@ -107,7 +107,6 @@ def _facts(fit: dict[str, Any], folder: Path) -> dict[str, Any]:
         "data_sha256": fit["data"]["sha256"],
         "parameters": fit["parameters"],
         "precision": fit["precision"],
-        "steps": fit["steps"],
         "seconds": fit["timings"]["train"],
         "memory": fit.get("memory", {}).get("estimated_peak"),
         "machine": fit["machine"],
