@@ -64,7 +64,8 @@ def test_the_command_compares_on_a_folder(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("quick.yaml").write_text(QUICK)
-    line = ("compare", photo_folder, "--backbone", small_clip, "--recipe", "quick.yaml", "--seeds", "1", "--shots", 2)
+    line = ("compare", photo_folder, "--backbone", small_clip, "--recipe", "quick.yaml", "--seeds", "1", "--shots", 2,
+            "--methods", "zero-shot,anprompt")  # fmt: skip
     code, out, err = cli(*line)
     assert code == 0, err
     assert [row.split()[0] for row in out.splitlines() if row.startswith(("zero-shot", "anprompt"))] == [

@@ -11,7 +11,7 @@ from anprompt.errors import UserError
 if TYPE_CHECKING:
     from anprompt.results.bakeoff import Entrant
 
-QUICK = "zero-shot,anprompt"
+QUICK = "zero-shot,linear-probe,anprompt"
 MIB, KIB = 2**20, 2**10
 
 
