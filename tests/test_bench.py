@@ -113,6 +113,10 @@ def test_dry_run_says_time_and_disk_and_writes_nothing(bench: Any) -> None:
     assert "minutes one after the other" in out
     assert "disk, kept" in out
     assert contents(Path()) == before
+    outcome = bench("--dry-run", "--methods", "prograd,coprompt,bip", "--json")  # what batches and photos they ask for
+    assert outcome.document["by_method"].keys() == {"prograd", "coprompt", "bip"}, outcome.err
+    closed = bench("--dry-run", "--methods", "linear-probe,tip-adapter", "--protocol", "few-shot", "--json").document
+    assert closed["by_method"].keys() == {"linear-probe", "tip-adapter"}
     outcome = bench("--dry-run", "--json")
     assert (outcome.document["runs"], outcome.document["evaluations"], outcome.document["done"]) == (2, 4, 0)
     assert outcome.document["seconds"] > 0

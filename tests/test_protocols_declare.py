@@ -35,6 +35,8 @@ def test_base_to_new_trains_on_base_and_tests_both_halves(datasets: list[str], s
 def test_what_learns_nothing_runs_once() -> None:
     assert not learns("zero-shot")
     assert learns("anprompt")
+    assert learns("linear-probe"), "it has a row for each class"
+    assert learns("tip-adapter"), "it looks at the photos"
     runs = declare(Asked("base-to-new", ["zero-shot", "anprompt"], ["dtd"], seeds=[4, 5]))
     assert [(run.method, run.shots, run.seed) for run in runs] == [
         ("zero-shot", 0, None), ("anprompt", 16, 4), ("anprompt", 16, 5)

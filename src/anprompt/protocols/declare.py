@@ -115,7 +115,7 @@ LAYOUTS: Mapping[str, Callable[[Asked], list[Layout]]] = {
 @cache
 def learns(method: str) -> bool:
     """Whether a result of this method depends on the drawn photos and the seed."""
-    return learnable_numbers(method) > 0 or PHOTOS in methods.find(method).needs
+    return learnable_numbers(method, classes=2, photos=2) > 0 or PHOTOS in methods.find(method).needs
 
 
 def _runs_of(asked: Asked, recipe: ProtocolRecipe, run: Run, benchmark: str | None) -> list[Run]:

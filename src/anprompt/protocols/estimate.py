@@ -8,18 +8,19 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 
 from anprompt import methods
 from anprompt.clip import Backbone
 from anprompt.clip.precision import choose_precision
 from anprompt.data import DataSource
 from anprompt.data.draw import draw_few_shot
-from anprompt.methods import Method
 from anprompt.protocols.declare import learns
 from anprompt.protocols.runs import Run, Task
 from anprompt.settings import bank_for
 from anprompt.training import Recipe, resolve_recipe
 from anprompt.training.batches import steps_in_epoch
+from anprompt.training.memory import blank_batch
 
 PICTURES = 8  # in the timed image pass
 SENTENCES = 32  # in the timed text pass
@@ -69,7 +70,7 @@ def estimate(
             recipe = _recipe(run)
             photos = sizes.drawn(run)
             seconds += steps[_kind(run)] * recipe.epochs * steps_in_epoch(photos, recipe.batch)
-            learnable = sum(p.numel() for p in _built(task, backbone).parameters())
+            learnable = _learnable(task, backbone, classes, photos)
             states.append(4 * STATE_FACTOR * learnable)
             total.bytes_kept += 0 if discard else 2 * learnable + ADAPTER_TEXT_BYTES * classes
         for evaluation in task.evaluations:
@@ -93,8 +94,10 @@ def _recipe(run: Run) -> Recipe:
     return resolve_recipe(methods.find_preset(methods.find(run.method), run.preset).recipe, run.training)
 
 
-def _built(task: Task, backbone: Backbone) -> Method:
-    return methods.build(task.run.method, backbone, preset=task.run.preset, **dict(task.run.options))
+def _learnable(task: Task, backbone: Backbone, classes: int, photos: int) -> int:
+    method = methods.build(task.run.method, backbone, preset=task.run.preset, **dict(task.run.options))
+    method.make_room({"class": classes, "photo": photos})
+    return sum(p.numel() for p in method.parameters())
 
 
 class _Sizes:
@@ -136,25 +139,38 @@ def _time_passes(backbone: Backbone) -> tuple[float, float]:
     return pictures, seconds(lambda: backbone.encode_text(sentences)) / SENTENCES
 
 
+class _AnyPhotos:
+    """What stands for the training photos of a method that looks at them first: their number is all that matters."""
+
+    def __init__(self, backbone: Backbone, classes: int, shots: int) -> None:
+        self.labels = torch.arange(classes * shots, device=backbone.device) % classes
+        self._width = backbone.config.joint_width
+
+    def features(self, views: int = 0) -> torch.Tensor:
+        return F.normalize(torch.randn(len(self.labels), self._width, device=self.labels.device), dim=-1)
+
+
 def _time_step(task: Task, source: DataSource, backbone: Backbone) -> float:
-    """Seconds of a training step, the faster of two after a first one."""
+    """Seconds of a training step, the faster of two after a first one; 0 for methods without learnables."""
     run, recipe = task.run, _recipe(task.run)
     backbone.set_precision(choose_precision(recipe.precision, backbone).precision)
     method = methods.create(
         run.method, backbone, source.classes, preset=run.preset, template=task.settings["template"],
-        **dict(run.options),
+        photos=_AnyPhotos(backbone, len(source.classes), run.shots), **dict(run.options),
     )  # fmt: skip
+    if not method.trainable:
+        return 0.0
     optimizer = recipe.make_optimizer(list(method.parameters()))
-    side, batch = backbone.config.image_size, min(recipe.batch, len(source.splits["train"]))
-    pixels = torch.randn(batch, 3, side, side, device=backbone.device)
-    labels = torch.arange(batch, device=backbone.device) % len(source.classes)
+    batch = blank_batch(method, min(recipe.batch, len(source.splits["train"])), backbone.device)
+    for name in batch.keys() & {"pixels", "views", "plain"}:
+        batch[name].normal_()
     spent = []
     for _ in range(3):
         began = time.perf_counter()
         optimizer.zero_grad(set_to_none=True)
-        loss = method.losses({"pixels": pixels, "labels": labels})["total"]
-        loss.backward()  # type: ignore[no-untyped-call]
+        losses = method.losses(batch)
+        method.backward(losses)
         optimizer.step()
-        float(loss)
+        float(losses["total"])
         spent.append(time.perf_counter() - began)
     return min(spent[1:])

@@ -97,20 +97,24 @@ def _follow(method: Method, batch: int) -> tuple[int, int]:
     return forward, live.peak
 
 
+def blank_batch(method: Method, size: int, device: str | torch.device) -> dict[str, Tensor]:
+    """A batch of ``size`` photos with all that the method asks for, its pixels on ``device`` and without values."""
+    side = method.backbone.config.image_size
+    labels = torch.arange(size, device=method.backbone.device) % len(method.class_names)
+    batch = {"pixels": torch.empty(size, 3, side, side, device=device), "labels": labels}
+    if method.views:
+        batch["views"] = torch.empty(method.views, size, 3, side, side, device=device)
+    if method.chance:
+        batch["chance"] = torch.tensor(0.5, device=labels.device)
+    if method.plain:
+        batch["plain"] = torch.empty(size, 3, side, side, device=device)
+    return batch
+
+
 def _run_step(method: Method, batch: int, learnable: list[Tensor], live: LiveBytes) -> int:
     """Run losses and gradients under ``live``; the most bytes before the backward pass, whose own stays in ``live``."""
-    side = method.backbone.config.image_size
     with live, torch.enable_grad():
-        pixels = torch.empty(batch, 3, side, side, device="meta")
-        labels = torch.arange(batch, device=method.backbone.device) % len(method.class_names)
-        data = {"pixels": pixels, "labels": labels}
-        if method.views:
-            data["views"] = torch.empty(method.views, batch, 3, side, side, device="meta")
-        if method.chance:
-            data["chance"] = torch.tensor(0.5, device=labels.device)
-        if method.plain:
-            data["plain"] = torch.empty(batch, 3, side, side, device="meta")
-        loss = method.losses(data)["total"]
+        loss = method.losses(blank_batch(method, batch, "meta"))["total"]
         forward, live.peak = live.peak, live.now
         torch.autograd.grad(loss, learnable, allow_unused=True)
     return forward
