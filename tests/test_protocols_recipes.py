@@ -41,6 +41,15 @@ def test_the_matched_recipe_gives_one_budget(protocol: str) -> None:
     assert len(budgets) <= 2  # ImageNet's and that of all others
 
 
+@pytest.mark.parametrize("protocol", ["cross-dataset", "domain-generalisation", "few-shot"])
+def test_the_small_recipe_trains_for_more_than_a_handful_of_steps(protocol: str) -> None:
+    own = find_recipe("anprompt", protocol).resolve(None, 16)
+    changes = find_recipe("anprompt", protocol, "small").resolve(None, 16)
+    full = resolve_recipe({}, changes.recipe)
+    assert (full.epochs, full.optimizer, changes.options) == (10, "adam", own.options)
+    assert full.batch < resolve_recipe({}, own.recipe).batch
+
+
 def test_layers_of_a_recipe_lie_on_each_other(tmp_path: Path) -> None:
     file = tmp_path / "own.yaml"
     file.write_text(

@@ -59,7 +59,8 @@ def bench(
         source: where cross-dataset and domain-generalisation learn; default: imagenet.
         seeds: separated by commas.
         shots: photos per class, separated by commas; default: those of the recipe.
-        recipe: 'published' (each method's own), 'matched' (one budget for all), or a YAML file; 'anprompt recipes'.
+        recipe: 'published' (each method's own), 'matched' or 'small' (one budget for all; see 'anprompt recipes'), or a
+            YAML file.
         vary: values for an ablation, e.g. --vary.alpha 0.001,0.01 or --vary.recipe.lr 0.001,0.01; all combinations run.
         ablation: what tables call the ablation, e.g. VI for the paper's; default: the names of what is varied.
         backbone: 'miniature', a hub id, a folder, or an OpenAI .pt file.
@@ -269,10 +270,10 @@ def say_failures(failures: Failures) -> int:
 
 
 def recipes(name: str | None = None, json: bool = False) -> int:
-    """List the training recipes: each method's published one per protocol, and the matched one. Or show one.
+    """List the training recipes: each method's published one per protocol, and those for any method. Or show one.
 
     Args:
-        name: a method or 'matched', to see its numbers.
+        name: a method, 'matched' or 'small', to see its numbers.
         json: print one JSON document.
 
     Examples:
@@ -298,7 +299,7 @@ def recipes(name: str | None = None, json: bool = False) -> int:
     if name is None:
         rows = [(stem, ", ".join(r.protocols), r.source) for stem, r in read.items()]
         console.table("", ("recipe", "protocols", "from"), rows)
-        console.say("'anprompt recipes NAME' shows the numbers; 'bench --recipe matched' gives all methods one budget.")
+        console.say("'anprompt recipes NAME' shows the numbers; 'bench --recipe matched' or 'small': one budget.")
         return 0
     console.say(files[name or ""].read_text(encoding="utf-8").rstrip())
     return 0

@@ -17,7 +17,8 @@ from anprompt.training import resolve_recipe
 
 FOLDER = Path(__file__).parents[1] / "recipes"
 RUNNABLE = tuple(name for name in PROTOCOLS if name != "ablation")  # an ablation varies the recipe of base-to-new
-PUBLISHED, MATCHED = "published", "matched"
+PUBLISHED = "published"
+FOR_ALL = ("matched", "small")  # shipped recipes for any method
 CHANGES = ("preset", "options", "recipe")
 ENTRIES = (*CHANGES, "shots", "data", "by-shots")
 FEW_SHOTS = (1, 2, 4, 8, 16)
@@ -62,17 +63,18 @@ def shipped() -> list[Path]:
 def find_recipe(method: str, protocol: str, which: str = PUBLISHED) -> ProtocolRecipe:
     """The recipe of ``method`` for ``protocol``.
 
-    which: ``"published"``: the method's own; ``"matched"``: that, with one budget, batch and augmentation for all
-    methods; or a YAML file: if it is for any method, on top of the published one as well.
+    which: ``"published"``: the method's own; ``"matched"`` or ``"small"``: that, with one budget, batch and
+    augmentation for all methods; or a YAML file: if it is for any method, on top of the published one as well.
 
     Raises :class:`UserError` for unknown names, faulty files, and protocols that the method cannot run.
     """
     kind = methods.find(method)
     own = FOLDER / f"{method}.yaml"
-    if which not in (PUBLISHED, MATCHED) and not Path(which).is_file():
-        near = did_you_mean(which, [PUBLISHED, MATCHED])
-        raise UserError(f"There is no recipe '{which}': give '{PUBLISHED}', '{MATCHED}' or a YAML file.{near}")
-    file = {PUBLISHED: own, MATCHED: FOLDER / "matched.yaml"}.get(which, Path(which))
+    named = {PUBLISHED: own, **{name: FOLDER / f"{name}.yaml" for name in FOR_ALL}}
+    if which not in named and not Path(which).is_file():
+        names = ", ".join(f"'{name}'" for name in named)
+        raise UserError(f"There is no recipe '{which}': give {names} or a YAML file.{did_you_mean(which, named)}")
+    file = named.get(which, Path(which))
     if not own.is_file():  # a method from elsewhere: its first preset
         published = ProtocolRecipe(f"{method}/{next(iter(kind.presets))} preset", kind.paper, _usual_shots(protocol))
     else:
