@@ -1,4 +1,4 @@
-"""The command that makes tables and the few-shot figure from a benchmark's records."""
+"""The command that makes tables and the paper's figures of results from a benchmark's records."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Literal, Optional
 from anprompt.errors import UserError
 
 if TYPE_CHECKING:
+    from anprompt.results.grid import Scope
     from anprompt.results.tables import Table
 
 Format = Literal["terminal", "markdown", "csv", "latex"]
@@ -30,7 +31,8 @@ def table(
     """A table of the paper from benchmark results: means and spreads, the best marked, the paper's values beside them.
 
     Args:
-        name: I, II, III, IV to XI, 6 (few-shot), the name of a protocol, or of an ablation of your own.
+        name: I, II, III, IV to XI, 1 (kinds of noise, and DAPT), 6 (few-shot), the name of a protocol, or of an
+            ablation of your own.
         results: folder that 'anprompt bench' wrote.
         format: terminal, markdown, csv or latex; default: what the suffix of --out says, else terminal.
         methods: only these methods, separated by commas.
@@ -38,7 +40,7 @@ def table(
         backbone: which backbone, where the results are of several: its name or the start of its hash.
         source: where methods were trained, where cross-dataset or domain generalisation results have several sources.
         compare: two rows, as in 'anprompt,coop': mean difference, sign test and bootstrap interval over all pairs.
-        figure: with 6, also draw the few-shot curves and write them as PNG and SVG under this name.
+        figure: with 6, also draw the few-shot curves, with 1 or X the bars; written as PNG and SVG under this name.
         out: write the table to this file instead of printing it.
         json: print one JSON document with all digits.
 
@@ -62,7 +64,7 @@ def table(
     where = Path(results)
     collected = read_results(where) if where.exists() else Collected(())
     scope = find_table(name, collected.results)
-    files = _figure_files(figure, scope.protocol)
+    files = _figure_files(figure, scope)
     for file in (*files, *([Path(out)] if out is not None else [])):
         check_file_writable(file)
     wanted = _names(methods, "--methods"), _names(datasets, "--datasets")
@@ -98,17 +100,19 @@ def _names(text: str | None, option: str) -> list[str]:
     return names
 
 
-def _figure_files(figure: str | None, protocol: str) -> tuple[Path, ...]:
+def _figure_files(figure: str | None, scope: Scope) -> tuple[Path, ...]:
     from anprompt.report.few_shot_figure import figure_files
 
     if figure is None:
         return ()
-    if protocol != "few-shot":
-        raise UserError("--figure draws few-shot curves: use it with 'anprompt table 6'.")
+    if scope.protocol != "few-shot" and scope.ablation != "X":
+        raise UserError("--figure draws few-shot curves or kinds of noise: use it with 'anprompt table 6', '1' or 'X'.")
     return figure_files(Path(figure))
 
 
 def _draw(made: Table, files: tuple[Path, ...]) -> None:
     from anprompt.report.few_shot_figure import save_few_shot_figure
+    from anprompt.report.noise_figure import save_noise_figure
 
-    save_few_shot_figure(made, files[0])
+    draw = save_few_shot_figure if made.scope.protocol == "few-shot" else save_noise_figure
+    draw(made, files[0])

@@ -21,11 +21,15 @@ HALVES = {"base", "new"}
 
 
 class Scope(NamedTuple):
-    """What a table is about. ``source`` is where all its methods were trained, None if that is each target itself."""
+    """What a table is about. ``source`` is where all its methods were trained, None if that is each target itself.
+
+    ``beside``: the method whose base-to-new results stand beside an ablation.
+    """
 
     protocol: str
     source: str | None = None
     ablation: str | None = None
+    beside: str | None = None
 
 
 class Value(NamedTuple):
@@ -197,6 +201,9 @@ def _ablation_lines(results: Sequence[Result], name: str) -> dict[str, Line]:
     several = len({result.method for result in results}) > 1
     lines = {}
     for result in results:
+        if result.ablation is None:  # another method, beside the ablation
+            lines[result.identity] = Line(result.method, result.method)
+            continue
         values = ablation_values(name, result.variant)
         label = " / ".join(shown(values[option]) if option in values else "as in the recipe" for option in options)
         label = f"{result.method}: {label}" if several else label

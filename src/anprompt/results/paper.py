@@ -70,6 +70,12 @@ def ablation_cells(name: str | None, variant: Mapping[str, Any]) -> Cells:
     return {AVERAGE: numbers}
 
 
+def beside_cells(name: str | None, method: str) -> Cells:
+    """As :func:`ablation_cells`, for a method that the paper sets beside an ablation."""
+    numbers = paper_tables()["ablations"].get(name, {}).get("beside", {}).get(method)
+    return {} if numbers is None else {AVERAGE: numbers}
+
+
 def paper_average(cells: Cells, data_sets: Collection[str], source: str | None = None) -> dict[str, float]:
     """The paper's average over ``data_sets``: as printed if they are all of its own, else computed from its cells.
 

@@ -10,13 +10,14 @@ from anprompt.results.collect import PROTOCOLS, Result, data_set_name
 from anprompt.results.grid import Scope, title_of
 from anprompt.results.paper import paper_tables
 
+FIGURE_1 = Scope("ablation", ablation="X", beside="dapt")
 BY_NUMBER = {"I": "base-to-new", "II": "cross-dataset", "III": "domain-generalisation", "6": "few-shot"}
 
 
 def find_table(name: str, results: Sequence[Result]) -> Scope:
     """What the table called ``name`` is about; the source is still open.
 
-    name: I to XI, 6, a protocol, or the name of an ablation among ``results``; in any case.
+    name: I to XI, 1, 6, a protocol, or the name of an ablation among ``results``; in any case.
 
     Raises:
         UserError: unknown name, with the nearest known one.
@@ -25,10 +26,11 @@ def find_table(name: str, results: Sequence[Result]) -> Scope:
     named = {protocol: Scope(protocol) for protocol in PROTOCOLS if protocol != "ablation"}
     named |= {number: Scope(protocol) for number, protocol in BY_NUMBER.items()}
     named |= {ablation: Scope("ablation", ablation=ablation) for ablation in ablations}
+    named["1"] = FIGURE_1
     by_lower = {known.lower(): scope for known, scope in named.items()}
     if name.lower() not in by_lower:
         near = did_you_mean(name, named)
-        numbers = ", ".join([*BY_NUMBER, *dict.fromkeys(ablations)])
+        numbers = ", ".join([*BY_NUMBER, "1", *dict.fromkeys(ablations)])
         protocols = ", ".join(BY_NUMBER.values())
         raise UserError(f"Unknown table '{name}'.{near} Allowed: {numbers}; or the protocols {protocols}.")
     return by_lower[name.lower()]
@@ -54,6 +56,11 @@ def select(
     chosen = [r for r in results if r.protocol == scope.protocol and r.ablation == scope.ablation]
     if not chosen:
         raise UserError(f"There are no results for this table in '{where}'; this makes them: {_command(scope, where)}")
+    if scope.beside is not None:
+        tested_on = {result.target for result in chosen}
+        chosen += [
+            r for r in results if (r.protocol, r.method) == ("base-to-new", scope.beside) and r.target in tested_on
+        ]
     chosen = _one_backbone(chosen, backbone)
     if scope.protocol in ("cross-dataset", "domain-generalisation"):
         scope = scope._replace(source=_one_source(chosen, source))

@@ -5,6 +5,7 @@ II    cross-dataset          accuracy on the source and on each target, and the 
 III   domain-generalisation  the same
 6     few-shot               accuracy over shots of each data set, and the average (the paper's Figure 6)
 IV–XI ablations of ANPrompt; any other ablation by its own name
+1     X, and beside it DAPT, which filters noise (the paper's Figure 1)
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from anprompt.results.paper import (
     LARGEST_EFFECT,
     Cells,
     ablation_cells,
+    beside_cells,
     eleven,
     paper_average,
     paper_cells,
@@ -160,18 +162,20 @@ def _title(scope: Scope) -> str:
     known = paper_tables()["ablations"].get(ablation)
     whole = {
         "ablation": f"Table {ablation}: {known['title']}" if known else f"Ablation {ablation}",
+        "beside": "Figure 1 as a table: kinds of noise, and a method that filters it",
         "base-to-new": "Table I: base-to-new generalisation, trained on the base classes",
         "cross-dataset": f"Table II: cross-dataset transfer from {source}",
         "domain-generalisation": f"Table III: domain generalisation from {source}",
         "few-shot": "Figure 6 as a table: accuracy over shots",
     }
-    return f"{whole[scope.protocol]} (accuracy in %)"
+    return f"{whole['beside' if scope.beside else scope.protocol]} (accuracy in %)"
 
 
 def _paper_cells(scope: Scope, line: Line) -> Cells:
     """The paper's values for a line; those of the few-shot figure stand in a note instead."""
     if scope.ablation is not None:
-        return ablation_cells(scope.ablation, line.variant) if line.method == "anprompt" else {}
+        own = line.method == "anprompt"
+        return ablation_cells(scope.ablation, line.variant) if own else beside_cells(scope.ablation, line.method)
     return {} if scope.protocol == "few-shot" else paper_cells(scope.protocol, line.method)
 
 
