@@ -31,7 +31,7 @@ def report(
     device: str = "auto",
     json: bool = False,
 ) -> int:
-    """One web page about an adapter or a run: data, accuracy, confusion, calibration, worst mistakes, wording, settings.
+    """One web page about an adapter or a run: accuracy, confusion, calibration, worst mistakes, wording, settings.
 
     The page is a single file and needs no network. What cannot be made is left out, and the page says why.
 
@@ -73,21 +73,23 @@ def report(
             raise UserError(f"--noises takes noise of texts, and '{noise.name}' is one of pictures.")
     check_file_writable(Path(out))
     given = look_at(Path(run))
-    split, subset = split or given.split, subset or given.subset  # type: ignore[assignment]
+    chosen_split, chosen_subset = split or given.split, subset or given.subset
     source, reason = _source(given, data, data_root)
-    if source is not None and split not in source.splits:
-        raise unknown_name(f"split of '{source.name}'", split, source.splits)
+    if source is not None and chosen_split not in source.splits:
+        raise unknown_name(f"split of '{source.name}'", chosen_split, source.splits)
     with console.progress_bars() as progress:
         answers = None
         if source is not None and given.adapter is not None:
             try:
-                loaded = PromptClassifier.load(given.adapter, backbone, device=device, texts=texts, bad_images=bad_images)
-                answers = answer(loaded, source, split, subset, progress)
+                loaded = PromptClassifier.load(
+                    given.adapter, backbone, device=device, texts=texts, bad_images=bad_images
+                )
+                answers = answer(loaded, source, chosen_split, chosen_subset, progress)
             except UserError as error:
                 if given.record is None:
                     raise
                 reason = str(error)
-        page = Page(given, source, answers, reason, split, subset, noises, texts, quick, progress)
+        page = Page(given, source, answers, reason, chosen_split, chosen_subset, noises, texts, quick, progress)
         parts = make_parts(page)
     top = overview(page)
     write_text(Path(out), render(page, top, parts, commands(page, data or given.data, _line(asked))))

@@ -14,7 +14,8 @@ COLOURS = {"#0072b2": "--c1", "#d55e00": "--c2", "#009e73": "--c3", "#cc79a7": "
 INK, SOFT = "#010203", "#818283"  # become the page's colours of text and of fine lines
 FONT = 10
 FEW = 10  # answers: a bin that holds fewer is drawn hollow
-STYLE = {
+STYLE: Any = {
+    "text.parse_math": False,
     "svg.fonttype": "none", "font.size": FONT, "axes.edgecolor": SOFT, "axes.labelcolor": INK, "text.color": INK,
     "xtick.color": SOFT, "ytick.color": SOFT, "xtick.labelcolor": INK, "ytick.labelcolor": INK, "grid.color": SOFT,
     "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.35,
@@ -73,7 +74,9 @@ def confidence_counts(found: Calibration) -> str:
     def draw(axes: Any) -> None:
         for entry in found.bins:
             width = 100 * (entry.high - entry.low)
-            axes.bar(100 * (entry.low + entry.high) / 2, entry.count, 0.9 * width, color=next(iter(COLOURS)), alpha=0.75)
+            axes.bar(
+                100 * (entry.low + entry.high) / 2, entry.count, 0.9 * width, color=next(iter(COLOURS)), alpha=0.75
+            )
         axes.set(xlim=(0, 100), xlabel="probability of the answer, %", ylabel="answers")
         axes.yaxis.get_major_locator().set_params(integer=True, nbins=4)
 

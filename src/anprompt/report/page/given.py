@@ -72,14 +72,17 @@ def look_at(path: Path) -> Given:
         inside = sorted(other.name for other in path.iterdir() if (other / DOCUMENT).is_file())
         hint = f" It holds '{inside[0]}', which is one: give '{path / inside[0]}'." if inside else ""
         raise UserError(
-            f"'{path}' is neither an adapter (no {DOCUMENT}) nor the results of a benchmark (no folder '{RECORDS}').{hint}"
+            f"'{path}' is neither an adapter (no {DOCUMENT}) nor the results of a benchmark (no folder '{RECORDS}')."
+            f"{hint}"
         )
     document = _read_json(path)
     beside = path.parent / DOCUMENT
     if path.name == DOCUMENT or (document.get("kind") == "fit" and beside.exists()):
         return _of_adapter(path, path.parent)
     if "record_version" not in document or not isinstance(document.get("config"), dict):
-        raise UserError(f"'{path}' is not the record of a run: give an adapter's folder, or a JSON file that a run wrote.")
+        raise UserError(
+            f"'{path}' is not the record of a run: give an adapter's folder, or a JSON file that a run wrote."
+        )
     given = Given(path, record=document)
     adapter = _adapter_behind(path, document)
     if adapter is not None:
@@ -118,7 +121,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     except (OSError, UnicodeDecodeError, json.JSONDecodeError):
         document = None
     if not isinstance(document, dict):
-        raise UserError(f"'{path}' is not the record of a run: give an adapter's folder, or a JSON file that a run wrote.")
+        raise UserError(
+            f"'{path}' is not the record of a run: give an adapter's folder, or a JSON file that a run wrote."
+        )
     return document
 
 

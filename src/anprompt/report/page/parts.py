@@ -28,11 +28,11 @@ from anprompt.report.page.pictures import LARGE, THUMB, data_uri, overlay
 from anprompt.report.page.wording import robustness, summary
 from anprompt.settings import bank_for
 
-MATRIX = 40  # classes: with more, confusion is a list only, and not all have thumbnails
-THUMBS, FEW_THUMBS = 3, 2  # of a class, and where there are many classes
+MATRIX = 40  # classes: with more, confusion is a list only
+THUMBS, MOST_THUMBS = 3, 120  # of a class, and in all: with more classes fewer each, then not of all classes
 PAIRS, MISTAKES = 20, 12
 SHADES = 5  # of the confusion matrix
-QUICK = "it was left out by --quick."
+QUICK = "left out by --quick."
 
 Made = dict[str, Any]
 
@@ -76,8 +76,8 @@ def results(page: Page) -> Made:
     """All evaluations of a benchmark."""
     if not page.given.results:
         raise Missing("")
-    return {"rows": sorted(page.given.results, key=lambda r: (r.protocol, r.target, r.target_subset, r.method, r.seed or 0)),
-            "folder": str(page.given.path)}  # fmt: skip
+    rows = sorted(page.given.results, key=lambda r: (r.protocol, r.target, r.target_subset, r.method, r.seed or 0))
+    return {"rows": rows, "folder": str(page.given.path)}
 
 
 def data(page: Page) -> Made:
@@ -103,10 +103,10 @@ def _thumbs(page: Page, source: DataSource) -> Iterator[Made]:
     """A few test photos of every class, or of some of many."""
     chosen = page.answers.source if page.answers else source.subset(page.subset)
     items = page.answers.items if page.answers else chosen.splits[page.split]
-    many = len(chosen.classes) > MATRIX
-    labels = range(0, len(chosen.classes), -(-len(chosen.classes) // MATRIX)) if many else range(len(chosen.classes))
-    kept = spread(items, FEW_THUMBS if many else THUMBS)
-    for label in labels:
+    count = len(chosen.classes)
+    each = max(1, min(THUMBS, MOST_THUMBS // count))
+    kept = spread(items, each)
+    for label in (i * count // min(count, MOST_THUMBS) for i in range(min(count, MOST_THUMBS))):
         own = []
         for item in (item for item in kept if item.label == label):
             try:
@@ -265,6 +265,8 @@ def overview(page: Page) -> Made:
         made["ece"] = 100 * calibration(answers.right, answers.confidence).ece
     elif isinstance(record.get("accuracy"), float) and isinstance(record.get("per_class"), dict):
         made["measured"] = False
-        made["numbers"] = {"accuracy": record["accuracy"], "class_mean": record.get("class_mean"), "top": None,
-                           "images": record["images"], "interval": None, "classes": len(record["per_class"])}  # fmt: skip
+        made["numbers"] = {
+            "accuracy": record["accuracy"], "class_mean": record.get("class_mean"), "top": None, "interval": None,
+            "images": record["images"], "classes": len(record["per_class"]),
+        }  # fmt: skip
     return made

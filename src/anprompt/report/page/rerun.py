@@ -99,7 +99,17 @@ def _of_record(record: Mapping[str, Any]) -> list[dict[str, str]]:
     if record.get("kind") == "zeroshot":
         text = config.get("options", {}).get("text", "template")
         split = record.get("data", {}).get("split", "test")
-        line = ["anprompt", "zeroshot", name, "--text", text, "--template", config.get("template", ""), "--split", split]
+        line = [
+            "anprompt",
+            "zeroshot",
+            name,
+            "--text",
+            text,
+            "--template",
+            config.get("template", ""),
+            "--split",
+            split,
+        ]
         line += ["--subset", config.get("subset", "all"), "--backbone", "MODEL"]
         return [{"does": "Measure it again", "line": shlex.join(line), "but": but}]
     return []
