@@ -10,7 +10,6 @@ from anprompt.clip.relevance import relevance
 from anprompt.methods import Method
 from anprompt.report.page.given import Missing
 
-HOW = "Grad-CAM on the tokens that the last vision block attends to"
 SAME = 1e-4  # features that differ by less are taken to be the frozen ones
 
 
