@@ -155,6 +155,10 @@ def test_json(cli: Cli, small_adapter: Path, photo_folder: Path, tmp_path: Path)
     assert contents(small_adapter) == before
 
 
+def test_o_is_short_for_out() -> None:
+    assert parse(COMMANDS["report"], ["a", "-o", "b.html"]) == parse(COMMANDS["report"], ["a", "--out", "b.html"])
+
+
 # What is in names is text
 
 
