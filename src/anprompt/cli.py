@@ -69,7 +69,7 @@ Teach a frozen CLIP-like model your own classes from a few photos each.
   recipes     list the training recipes of the methods
   describe    make, merge, convert and check sentences that describe classes
   robustness  how far answers depend on how classes are worded
-  report      one web page about an adapter or a run: what it gets right, what wrong
+  report      one web page about an adapter or a run, to look at and to show
   info        versions and machine, or what an adapter or a backbone is
   methods     list the methods, or the options of one
   table       a table or figure of the paper from benchmark results
