@@ -14,6 +14,7 @@ from PIL import Image
 
 from anprompt import PromptClassifier
 from anprompt.data import DataSource, Item, base_new_split, draw_few_shot, draw_validation, short_classes
+from anprompt.data.draw import spread
 from anprompt.errors import UserError
 from helpers_clip import random_backbone
 
@@ -128,3 +129,11 @@ def test_draws_on_the_published_splits(real: Path, name: str) -> None:
             drawn = [draw_few_shot(train, shots, seed), draw_validation(val, shots, seed, train_items=train)]
             assert drawn == expected, (shots, seed)
             assert Counter(i.label for i in drawn[0]) == {label: min(n, shots) for label, n in available.items()}
+
+
+@given(LABELS, st.integers(1, 9))
+def test_spread_takes_some_of_every_class_in_the_order_of_the_list(labels: list[int], most: int) -> None:
+    items = items_of(labels)
+    kept = spread(items, most)
+    assert kept == [item for item in items if item in kept]
+    assert Counter(item.label for item in kept) == {label: min(most, n) for label, n in Counter(labels).items()}

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,7 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.validation import check_is_fitted
 
 from anprompt.adapter import load_adapter, save_adapter
-from anprompt.data import BadImage, DataSource, decode
+from anprompt.data import BadImage, DataSource, Item, decode
 from anprompt.errors import Problems, unknown_name
 from anprompt.fitting import Progress, prepare
 from anprompt.inference import refuse_bad, stream_logits
@@ -151,10 +151,12 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         split: str = "test",
         subset: str = "all",
         progress: Progress | None = None,
+        each: Callable[[Sequence[Item], torch.Tensor], None] | None = None,
     ) -> dict[str, Any]:
         """Accuracy on labelled data, over the classes of ``subset``, put in front of the tuned prompts by their names.
 
         Labels of pictures in memory must be among ``classes_``; ``with_classes(…).evaluate`` takes others.
+        each: called with the items of every batch and their logits ``(B, C)``, for whoever needs more than accuracy.
         Returns ``accuracy``, ``class_mean`` (per cent), ``images``, ``per_class``, ``classes``, ``decision``,
         ``template``, ``predictions`` (path, label, prediction, probability) and ``seconds``.
         """
@@ -175,6 +177,8 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         stream = stream_logits(view.method_, items, source.open, bad=bad, stop=self.bad_images == "stop")
         with caching(cache, view.method_.backbone):
             for chunk, logits in stream:
+                if each is not None:
+                    each(chunk, logits)
                 top = logits.softmax(dim=1).max(dim=1)
                 for item, guess, probability in zip(chunk, top.indices.tolist(), top.values.tolist(), strict=True):
                     truth.append(item.label)

@@ -22,6 +22,7 @@ from anprompt.commands.compare import compare
 from anprompt.commands.describe import describe
 from anprompt.commands.learn import demo, fit
 from anprompt.commands.look import info, methods
+from anprompt.commands.report import report
 from anprompt.commands.robustness import robustness
 from anprompt.commands.tabulate import table
 from anprompt.commands.usage import help_page
@@ -42,6 +43,7 @@ COMMANDS = {
         Command("recipes", recipes, ("name?",)),
         Command("describe", describe, ("classes",)),
         Command("robustness", robustness, ("data?",)),
+        Command("report", report, ("run", "data?")),
         Command("info", info, ("path?",)),
         Command("methods", methods, ("name?",)),
         Command("table", table, ("name",)),
@@ -67,6 +69,7 @@ Teach a frozen CLIP-like model your own classes from a few photos each.
   recipes     list the training recipes of the methods
   describe    make, merge, convert and check sentences that describe classes
   robustness  how far answers depend on how classes are worded
+  report      one web page about an adapter or a run, to look at and to show
   info        versions and machine, or what an adapter or a backbone is
   methods     list the methods, or the options of one
   table       a table or figure of the paper from benchmark results

@@ -53,14 +53,15 @@ def as_option(name: str) -> str:
 def parse(command: Command, given: Sequence[str]) -> dict[str, Any]:
     """Return the arguments for ``command.function``. Options on the command line win over those from ``--config``.
 
-    Both spellings of an option (``--bad-images``, ``--bad_images``) are accepted, on the line and in YAML.
+    Both spellings of an option (``--bad-images``, ``--bad_images``) are accepted, on the line and in YAML; ``-o`` is
+    short for ``--out``.
 
     Raises:
         UserError: unknown options (with the nearest one), values of a wrong kind, missing operands, a faulty YAML file.
     """
     from jsonargparse import ArgumentError
 
-    arguments = [_with_underscores(argument) for argument in given]
+    arguments = [_with_underscores("--out" if argument == "-o" else argument) for argument in given]
     _check_options(command, arguments)
     arguments, files = _take_config(arguments)
     documents = [_read_config(command, Path(file)) for file in files]

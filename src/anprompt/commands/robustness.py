@@ -79,6 +79,7 @@ def robustness(
         anprompt robustness photos --backbone openai/clip-vit-base-patch16 --noises weak:0.001,drop:0.5,typo
     """
     from anprompt.analysis import robustness as analysis
+    from anprompt.data.draw import spread
     from anprompt.files import check_writable
     from anprompt.inputs import as_source
     from anprompt.report import console
@@ -103,7 +104,7 @@ def robustness(
     bank = bank_for(texts, source)
     folders = list(dict.fromkeys(map(str.strip, adapter.split(",")))) if adapter is not None else []
     frozen = _backbone(folders, backbone, device)
-    items = sample(source.splits["test"], samples)
+    items = spread(source.splits["test"], samples)
     wording = template or source.template
     material = Material(found, analysis.noise_sentences(bank, source.classes, wording))
     methods = _methods(source, bank if texts is not None else None, frozen, wording, folders, texts, device)
@@ -138,15 +139,6 @@ def _check_numbers(wordings: int, samples: int, seed: int, strength: float | Non
     if strength is not None and not 0 <= strength <= 1:
         problems.add(f"--strength must be from 0 to 1 (got {strength:g})")
     problems.raise_if_any()
-
-
-def sample(items: Sequence[Item], most: int) -> list[Item]:
-    """At most ``most`` items of every class, evenly spaced, in the order of the list."""
-    groups: dict[int, list[Item]] = {}
-    for item in items:
-        groups.setdefault(item.label, []).append(item)
-    kept = {item for group in groups.values() for item in group[:: max(1, len(group) // most)][:most]}
-    return [item for item in items if item in kept]
 
 
 def _backbone(folders: Sequence[str], given: str | None, device: str) -> Backbone:

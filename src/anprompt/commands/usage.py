@@ -15,7 +15,7 @@ PLACEHOLDERS = {  # by parameter, or by command and parameter where a command di
     "classes_file": "FILE", "classes": "A,B,C", "method": "NAME", "preset": "NAME", "backbone": "MODEL",
     "split": "NAME", "device": "NAME", "adapter": "A,B", "noises": "A,B", "synonyms": "PATH", "wordnet": "FOLDER",
     "server": "URL", "model": "NAME", "results": "FOLDER", "methods": "A,B,C", "datasets": "A,B,C", "compare": "A,B",
-    "source": "DATA", "figure": "FILE", "table out": "FILE", "describe out": "FILE",
+    "source": "DATA", "figure": "FILE", "table out": "FILE", "describe out": "FILE", "report out": "FILE",
 }  # fmt: skip
 
 

@@ -54,6 +54,12 @@ def base_new_split(labels: Iterable[int]) -> tuple[list[int], list[int]]:
     return unique[:half], unique[half:]
 
 
+def spread(items: Sequence[ItemT], most: int) -> list[ItemT]:
+    """At most ``most`` items of every class, evenly spaced, in the order of the list."""
+    kept = {item for group in _by_class(items) for item in group[:: max(1, len(group) // most)][:most]}
+    return [item for item in items if item in kept]
+
+
 def _by_class(items: Sequence[ItemT]) -> list[list[ItemT]]:
     groups: dict[int, list[ItemT]] = {}
     for item in items:

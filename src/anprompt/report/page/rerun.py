@@ -1,0 +1,115 @@
+"""The commands that repeat what a page shows."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from anprompt import methods
+from anprompt.report.page.given import CONFIG, Given
+from anprompt.report.page.parts import Page
+from anprompt.training import resolve_recipe
+
+DRAWN = ("shots", "seed", "subset")
+
+
+def commands(page: Page, data: str | None, own: str) -> list[dict[str, str]]:
+    """What to type, in order, each with what it does. data: as the user calls them. own: what made the page."""
+    found: list[dict[str, str]] = []
+    given, split, subset = page.given, page.split, page.subset
+    record = given.record or {}
+    if record.get("kind") == "bench":
+        found.append({"does": "Train and evaluate again", "line": _bench(record), "but": _places(record)})
+    elif given.results:
+        pass  # many runs: each record's own page says how
+    elif given.adapter is not None:
+        found.append({"does": "Learn it again, to the bit on the same machine", **_fit(given, data)})
+    elif record:
+        found += _of_record(record)
+    if given.adapter is not None:
+        line = ["anprompt", "evaluate", str(given.adapter), data or "DATA"]
+        line += [*(["--split", split] if split != "test" else []), *(["--subset", subset] if subset != "all" else [])]
+        found.append({"does": "Measure its accuracy again", "line": shlex.join(line)})
+    found.append({"does": "Make this page again", "line": own})
+    return found
+
+
+def _fit(given: Given, data: str | None) -> dict[str, str]:
+    assert given.adapter is not None
+    assert given.document is not None
+    if given.config is not None:
+        return {"line": shlex.join(["anprompt", "fit", "--config", str(given.adapter / CONFIG), "--out", "again"])}
+    about, method = given.document, given.document["method"]
+    preset = about.get("preset")
+    line = ["anprompt", "fit", data or "DATA", "--backbone", about["backbone"]["source"], "--method", method]
+    line += ["--preset", str(preset)] if preset else []
+    drawn = {"seed": about["seed"], **{key: about.get("data", {}).get(key) for key in DRAWN if key != "seed"}}
+    for key, value in drawn.items():
+        line += [f"--{key}", str(value)] if value is not None else []
+    usual = methods.resolve_options(method, preset, None)
+    line += _changes("options", about["options"], usual)
+    if about.get("recipe"):
+        line += _changes("recipe", about["recipe"], asdict(resolve_recipe(methods.find_preset(
+            methods.find(method), preset).recipe, None)))  # fmt: skip
+    texts = about["texts"].get("source", "")
+    but = f"Its descriptions came from '{texts}': give that file with --texts." if about["texts"].get("main") else ""
+    return {"line": shlex.join([*line, "--out", "again"]), "but": but}
+
+
+def _changes(prefix: str, chosen: Mapping[str, Any], usual: Mapping[str, Any]) -> list[str]:
+    """``--recipe.epochs 3`` for every value that is not the preset's."""
+    line = []
+    for key, value in chosen.items():
+        if key not in usual or usual[key] != value:
+            line += [f"--{prefix}.{key}", str(value).lower() if isinstance(value, bool) else str(value)]
+    return line
+
+
+def _bench(record: Mapping[str, Any]) -> str:
+    config = record["config"]
+    line = ["anprompt", "bench", "--protocol", config["protocol"], "--methods", config["method"]]
+    transfers = config["protocol"] in ("cross-dataset", "domain-generalisation")
+    line += ["--source", config["source"]] if transfers else []
+    line += ["--datasets", config["target"] if transfers else config["source"]]
+    for option in ("seed", "shots"):
+        line += [f"--{option.rstrip('s')}s", str(config[option])] if config.get(option) is not None else []
+    name = str(config.get("recipe") or "").partition("/")[0]
+    if name and name != config["method"]:  # of the method's own name: the published one
+        line += ["--recipe", name if name == "matched" else f"{name}.yaml"]
+    for key, value in (config.get("variant") or {}).items():
+        line += [f"--vary.{key}", str(value)]
+    line += ["--ablation", config["ablation"]] if config.get("ablation") else []
+    return shlex.join([*line, "--backbone", record.get("backbone", {}).get("source", "MODEL")])
+
+
+def _places(record: Mapping[str, Any]) -> str:
+    known = str(record["config"]["target"]).startswith("toyworld")
+    return "" if known else "A record names no place on a machine: add --data-root, and --texts if it had any."
+
+
+def _of_record(record: Mapping[str, Any]) -> list[dict[str, str]]:
+    config, name = record["config"], record.get("data", {}).get("name", "DATA")
+    chosen = ["--split", config.get("split", "test"), "--subset", config.get("subset", "all")]
+    but = "A record names no place on a machine: put your own in place of what is in capitals."
+    if record.get("kind") == "evaluate":
+        line = ["anprompt", "evaluate", "ADAPTER", name, *chosen]
+        return [{"does": "Measure it again", "line": shlex.join(line), "but": but}]
+    if record.get("kind") == "zeroshot":
+        text = config.get("options", {}).get("text", "template")
+        split = record.get("data", {}).get("split", "test")
+        line = [
+            "anprompt",
+            "zeroshot",
+            name,
+            "--text",
+            text,
+            "--template",
+            config.get("template", ""),
+            "--split",
+            split,
+        ]
+        line += ["--subset", config.get("subset", "all"), "--backbone", "MODEL"]
+        return [{"does": "Measure it again", "line": shlex.join(line), "but": but}]
+    return []
