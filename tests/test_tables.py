@@ -163,6 +163,16 @@ def transfer(protocol: str = "cross-dataset", source: str = "imagenet", **change
     ]
 
 
+def test_transfers_from_another_source_do_not_stand_beside_the_papers(tmp_path: Path) -> None:
+    def papers(name: str, source: str) -> set[str]:
+        made = table_of("II", read_back(tmp_path / name, transfer(source=source)))
+        filled = [key for row in made.rows for key, cell in row.cells.items() if cell is not None]
+        return {key for key in filled if key.startswith(("paper", "difference"))}
+
+    assert papers("own", "imagenet") == {"paper_accuracy", "difference_accuracy"}
+    assert not papers("other", "caltech101")  # its EuroSAT was never trained on, and the paper's is from ImageNet
+
+
 def test_the_average_of_a_transfer_leaves_the_source_out(tmp_path: Path) -> None:
     table = table_of("II", read_back(tmp_path, transfer()))
     groups = [row.group for row in table.rows]

@@ -16,6 +16,7 @@ AVERAGE = "average"
 # Names of the paper's backbone, OpenAI's CLIP ViT-B/16: the hub id, and the end of a path to OpenAI's own file
 HUB_ID, OPENAI_FILE = "openai/clip-vit-base-patch16", "ViT-B-16.pt"
 LARGEST_EFFECT = "eurosat"  # averages are also shown without it: it alone decides many rankings
+PAPERS_SOURCE = "imagenet"  # of its transfers
 SHOTS = 16  # CoOp's set-up, which the paper follows in all tables; Figure 6 varies them
 
 Cells = Mapping[str, Mapping[str, float]]  # data set or AVERAGE -> measure -> per cent

@@ -30,6 +30,7 @@ from anprompt.results.notes import notes_under
 from anprompt.results.paper import (
     AVERAGE,
     LARGEST_EFFECT,
+    PAPERS_SOURCE,
     Cells,
     ablation_cells,
     beside_cells,
@@ -172,11 +173,16 @@ def _title(scope: Scope) -> str:
 
 
 def _paper_cells(scope: Scope, line: Line) -> Cells:
-    """The paper's values for a line; those of the few-shot figure stand in a note instead."""
+    """The paper's values for a line; those of the few-shot figure stand in a note instead.
+
+    Transfers compare only if they are from the paper's own source.
+    """
     if scope.ablation is not None:
         own = line.method == "anprompt"
         return ablation_cells(scope.ablation, line.variant) if own else beside_cells(scope.ablation, line.method)
-    return {} if scope.protocol == "few-shot" else paper_cells(scope.protocol, line.method)
+    if scope.protocol == "few-shot" or scope.source not in (None, PAPERS_SOURCE):
+        return {}
+    return paper_cells(scope.protocol, line.method)
 
 
 def _blocks(grid: Grid, common: tuple[str, ...], scope: Scope) -> list[Block]:
