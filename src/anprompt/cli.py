@@ -20,6 +20,7 @@ from anprompt.commands.bench import bench, recipes
 from anprompt.commands.check import check
 from anprompt.commands.compare import compare
 from anprompt.commands.describe import describe
+from anprompt.commands.explain import explain
 from anprompt.commands.learn import demo, fit
 from anprompt.commands.look import info, methods
 from anprompt.commands.robustness import robustness
@@ -42,6 +43,7 @@ COMMANDS = {
         Command("recipes", recipes, ("name?",)),
         Command("describe", describe, ("classes",)),
         Command("robustness", robustness, ("data?",)),
+        Command("explain", explain, ("images*",)),
         Command("info", info, ("path?",)),
         Command("methods", methods, ("name?",)),
         Command("table", table, ("name",)),
@@ -67,6 +69,7 @@ Teach a frozen CLIP-like model your own classes from a few photos each.
   recipes     list the training recipes of the methods
   describe    make, merge, convert and check sentences that describe classes
   robustness  how far answers depend on how classes are worded
+  explain     which parts of a picture and which words an answer rests on
   info        versions and machine, or what an adapter or a backbone is
   methods     list the methods, or the options of one
   table       a table or figure of the paper from benchmark results
