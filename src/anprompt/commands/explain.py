@@ -281,7 +281,7 @@ def _say(document: dict[str, Any], record: Path) -> None:
             shown.append((
                 panel["method"], f"{noise['name']} {noise['strength']:g}" if noise else "–", panel["predicted"],
                 f"{100 * panel['probability']:.1f}", "–" if panel["likeness"] is None else f"{panel['likeness']:.2f}",
-                *([f"{score[key]:.2f}" for key in ("area", "random_area")] if score else ("–", "–")),
+                *([f"{score[key]:.3f}" for key in ("area", "random_area")] if score else ("–", "–")),
                 score["words"] if score else "–",
             ))  # fmt: skip
         columns = ("method", "noise", "predicted", "p of class %", "map r", "deletion", "random", "the map")

@@ -31,7 +31,7 @@ def save_explanation(folder: Path, name: str, crop: npt.NDArray[np.uint8], row: 
     panels = row["panels"]
     columns = len(panels) + 1
     lines = _lines(row["words"]["sentences"], round(columns * SIDE * 10.5))
-    captions = 1.0 if panels[0]["deletion"] else 0.62
+    captions = 0.2 + 0.17 * max(_caption(panel, row["class"]).count("\n") + 1 for panel in panels)
     text = 0.4 + LINE * len(lines) if lines else 0.1
     height = 0.75 + SIDE + captions + text
     figure = Figure(figsize=(columns * (SIDE + 0.15) + 0.75, height), facecolor="white")
@@ -52,7 +52,7 @@ def save_explanation(folder: Path, name: str, crop: npt.NDArray[np.uint8], row: 
         panel = panels[i - 1]
         axes.imshow(_overlay(grey, np.array(panel["map"])))
         axes.set_title(_title(panel), fontsize=10)
-        axes.set_xlabel(_caption(panel), fontsize=8.5, loc="left", linespacing=1.35)
+        axes.set_xlabel(_caption(panel, row["class"]), fontsize=8.5, loc="left", linespacing=1.35)
     bar = figure.add_axes(((width - 0.6) / width, bottom, 0.12 / width, SIDE / height))
     bar.imshow(np.linspace(1, 0, 64)[:, None], aspect="auto", cmap=MAP)
     bar.set_xticks([])
@@ -83,19 +83,25 @@ def _title(panel: dict[str, Any]) -> str:
     return panel["method"] if noise is None else f"{panel['method']}, {noise['name']} {noise['strength']:g}"
 
 
-def _caption(panel: dict[str, Any]) -> str:
-    """Probability, deletion score, and the sentence if noise has changed it."""
+def _caption(panel: dict[str, Any], explained: str) -> str:
+    """Probability, deletion score, the answer if it is another class, and the sentence if noise has changed it."""
     likeness = "" if panel["likeness"] is None else f", map r = {panel['likeness']:.2f}"
-    lines = [f"p = {100 * panel['probability']:.0f} %{likeness}"]
+    lines = [f"p = {100 * panel['probability']:.1f} %{likeness}"]
     if panel["deletion"]:
         score = panel["deletion"]
         won = round(score["beaten"] * score["orders"])
-        lines += [f"deletion {score['area']:.2f}, random {score['random_area']:.2f}",
+        lines += [f"deletion {score['area']:.3f}, random {score['random_area']:.3f}",
                   f"beats {won} of {score['orders']} random orders"]  # fmt: skip
+    if panel["predicted"] != explained:
+        lines += [_cut(f"says: {panel['predicted']}")]
     if panel["noise"] is not None and panel["noise"]["level"] == "text":
-        said = textwrap.wrap(f"“{panel['sentences'][0]}”", round(SIDE * LETTERS))
-        lines += [said[0] if len(said) == 1 else said[0] + " …"]
+        lines += [_cut(f"“{panel['sentences'][0]}”")]
     return "\n".join(lines)
+
+
+def _cut(line: str) -> str:
+    """``line``, or as much of it as fits below a panel."""
+    return textwrap.shorten(line, round(SIDE * LETTERS), placeholder=" …")
 
 
 Line = list[tuple[str, float]]
