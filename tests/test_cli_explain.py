@@ -176,4 +176,4 @@ def test_options_that_are_python_words(cli: Cli, photo: Path, small_clip: Path, 
         assert cli(*line, "--class=cat").document["images"][0]["class"] == "cat"
     config.write_text("class: dog\nclass: cat\n")
     assert "'class' is already set on line 1" in cli(*line).err
-    assert "--class TEXT" in cli("explain", "--help").out
+    assert "--class NAME" in cli("explain", "--help").out

@@ -301,7 +301,7 @@ def test_random_weights_give_other_maps() -> None:
 
 def test_removing_what_a_map_marks_is_worse_than_random() -> None:
     method, pixels, labels, _ = toy()
-    pixels, labels = pixels[::6], labels[::6]
+    pixels, labels = pixels[::12], labels[::12]
     scores = deletion(method, pixels, labels, maps_for(method, pixels, labels), orders=5)
     assert sum(score.area for score in scores) < 0.8 * sum(score.random_area for score in scores)
     assert sum(score.beaten for score in scores) / len(scores) > 0.7
@@ -374,7 +374,7 @@ def test_words_of_a_template() -> None:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_words_of_every_method(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(explain, "SENTENCES", 2)
+    monkeypatch.setattr(explain, "SENTENCES", 1)
     method, pixels = made(name), batch(2)["pixels"]
     found = word_attribution(method, pixels, 1)
     if name == "linear-probe":
