@@ -8,9 +8,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from anprompt import PromptClassifier
+from anprompt.analysis import panels
 from anprompt.data import toyworld
 from helpers_cli import Cli, Refused, contents
 
@@ -177,3 +179,28 @@ def test_options_that_are_python_words(cli: Cli, photo: Path, small_clip: Path, 
     config.write_text("class: dog\nclass: cat\n")
     assert "'class' is already set on line 1" in cli(*line).err
     assert "--class NAME" in cli("explain", "--help").out
+
+
+def test_an_empty_map_is_said_to_be_one(
+    cli: Cli, photo: Path, small_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(panels, "maps_for", lambda *_, **__: torch.zeros(1, 4, 4))
+    line = (
+        "explain",
+        photo,
+        "--backbone",
+        small_clip,
+        "--classes",
+        "cat,dog",
+        "--orders",
+        1,
+        "--out",
+        tmp_path / "out",
+    )
+    found = cli(*line)
+    assert found.code == 0, found.err
+    assert "the map is empty: no patch speaks for the class" in found.out
+    assert "empty: no patch speaks for it" in (tmp_path / "out" / "test-1.svg").read_text()
+    document = json.loads((tmp_path / "out" / "explain.json").read_text())
+    assert [panel["peak"] for panel in document["images"][0]["panels"]] == [None, None]
+    assert document["images"][0]["panels"][1]["likeness"] is None

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from anprompt import PromptClassifier, methods
-from anprompt.analysis.explain import deletion, maps_for
+from anprompt.analysis.explain import Kind, deletion, maps_for
 from anprompt.clip import load_backbone
 from anprompt.data import toyworld
 
@@ -27,24 +27,30 @@ def share(hits: torch.Tensor) -> float:
     return round(100 * float(hits.double().mean()), 1)
 
 
-def measure(method: methods.Method, pixels: torch.Tensor, labels: torch.Tensor, masks: torch.Tensor, deleted: int,
-            seed: int) -> dict[str, Any]:  # fmt: skip
+def measure(
+    method: methods.Method, pixels: torch.Tensor, labels: torch.Tensor, masks: torch.Tensor, deleted: int, seed: int
+) -> dict[str, Any]:
     """Per kind of map: hits in per cent on all pictures and where the middle is off the object, and deletion areas."""
     size, size_of_patch = masks.shape[1], method.backbone.config.patch_size
     middle, found = masks[:, size // 2, size // 2], {}
-    for kind in ("cam", "grad-cam", "rollout"):
-        maps = maps_for(method, pixels, labels, kind=kind)
+    runner_up = method.logits(pixels).scatter(1, labels[:, None], -torch.inf).argmax(dim=1)
+    tried: dict[str, tuple[Kind, torch.Tensor | None]] = {"cam": ("cam", None), "grad-cam": ("grad-cam", None), "rollout": ("rollout", None),
+             "cam against the runner-up": ("cam", runner_up)}  # fmt: skip
+    for name, (kind, against) in tried.items():
+        maps = maps_for(method, pixels, labels, against, kind=kind)
         rows, columns = (size_of_patch * at + size_of_patch // 2 for at in _peaks(maps))
-        hits = masks[torch.arange(len(maps)), rows, columns]
-        step = max(1, len(maps) // deleted)
-        scores = deletion(method, pixels[::step], labels[::step], maps[::step], seed=seed)
-        found[kind] = {
-            "hits": share(hits), "hits_off_middle": share(hits[~middle]),
-            "deletion": round(float(np.mean([score.area for score in scores])), 3),
-            "random": round(float(np.mean([score.random_area for score in scores])), 3),
-            "random_orders_beaten": round(100 * float(np.mean([score.beaten for score in scores])), 1),
-            "deleted_pictures": len(scores),
-        }  # fmt: skip
+        hits = masks[torch.arange(len(maps)), rows, columns] & (maps.amax(dim=(1, 2)) > 0)
+        found[name] = {"hits": share(hits), "hits_off_middle": share(hits[~middle]),
+                       "empty": share(maps.amax(dim=(1, 2)) == 0)}  # fmt: skip
+        if deleted and against is None:
+            step = max(1, len(maps) // deleted)
+            scores = deletion(method, pixels[::step], labels[::step], maps[::step], seed=seed)
+            found[name] |= {
+                "deletion": round(float(np.mean([score.area for score in scores])), 3),
+                "random": round(float(np.mean([score.random_area for score in scores])), 3),
+                "random_orders_beaten": round(100 * float(np.mean([score.beaten for score in scores])), 1),
+                "deleted_pictures": len(scores),
+            }
     return found
 
 
@@ -58,7 +64,7 @@ def main() -> None:
     parser.add_argument("adapter", nargs="?", type=Path)
     parser.add_argument("--domain", default="photo", choices=toyworld.DOMAINS)
     parser.add_argument("--pictures", type=int, default=4, help="test pictures of each class")
-    parser.add_argument("--deleted", type=int, default=24, help="pictures, evenly spaced, that deletion is measured on")
+    parser.add_argument("--deleted", type=int, default=24, help="evenly spaced pictures for deletion; 0: none")
     parser.add_argument("--seed", type=int, default=0, help="of the pictures and of the random orders")
     chosen = parser.parse_args()
     backbone, names = load_backbone("miniature"), list(toyworld.class_names("shapes"))

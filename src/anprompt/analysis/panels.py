@@ -15,6 +15,7 @@ from anprompt.analysis.robustness import Noise
 from anprompt.methods import Method
 
 DIGITS = 4  # of maps and curves in documents
+EMPTY = "the map is empty: no patch speaks for the class"
 
 
 class Panel(NamedTuple):
@@ -34,8 +35,8 @@ def explain_picture(
     A panel with noise follows the one of the same method without. orders: of the deletion score; 0: none.
     words: whether those of the last method without noise are left out one by one.
     Returns ``class``, ``against``, ``panels`` (``method``, ``noise``, ``sentences`` of the class, ``predicted``,
-    ``probability`` of the class, ``map`` ``(h, w)``, ``peak`` (row and column of its maximum), ``likeness`` to the map
-    without noise, −1 to 1, ``deletion``) and ``words`` (``method`` and ``sentences``).
+    ``probability`` of the class, ``map`` ``(h, w)``, ``peak`` (row and column of its maximum, ``None`` for an empty
+    map), ``likeness`` to the map without noise, −1 to 1, ``deletion``) and ``words`` (``method`` and ``sentences``).
     """
     names, shown = panels[0].method.class_names, list[dict[str, Any]]()
     clean = torch.zeros(0)
@@ -46,14 +47,17 @@ def explain_picture(
         logits = method.logits(batch).float().cpu()
         score = deletion(method, batch, [label], found, orders=orders, seed=seed)[0] if orders else None
         row, column = divmod(int(found.argmax()), found.shape[2])
+        empty = not found.any()
         shown.append({
             "method": panel.name, "noise": None if panel.noise is None else panel.noise._asdict(),
             "sentences": list(method.wording(names[label])), "predicted": names[int(logits.argmax())],
-            "probability": float(logits.softmax(dim=1)[0, label]), "map": rounded(found[0]), "peak": [row, column],
+            "probability": float(logits.softmax(dim=1)[0, label]), "map": rounded(found[0]),
+            "peak": None if empty else [row, column],
             "likeness": None if panel.noise is None else _correlation(clean, found),
             "deletion": None if score is None else {
                 "area": score.area, "random_area": score.random_area, "beaten": score.beaten, "orders": orders,
-                "words": score.words(), "curve": rounded(score.curve), "random": rounded(score.random),
+                "words": EMPTY if empty else score.words(),
+                "curve": rounded(score.curve), "random": rounded(score.random),
             },
         })  # fmt: skip
         clean = found if panel.noise is None else clean

@@ -84,10 +84,12 @@ def _title(panel: dict[str, Any]) -> str:
 
 
 def _caption(panel: dict[str, Any], explained: str) -> str:
-    """Probability, deletion score, the answer if it is another class, and the sentence if noise has changed it."""
+    """Probability, deletion score or that there is none, the answer if it is another class, the sentence with noise."""
     likeness = "" if panel["likeness"] is None else f", map r = {panel['likeness']:.2f}"
     lines = [f"p = {100 * panel['probability']:.1f} %{likeness}"]
-    if panel["deletion"]:
+    if panel["peak"] is None:
+        lines += ["empty: no patch speaks for it"]
+    elif panel["deletion"]:
         score = panel["deletion"]
         won = round(score["beaten"] * score["orders"])
         lines += [f"deletion {score['area']:.3f}, random {score['random_area']:.3f}",
