@@ -34,9 +34,11 @@ def measure(
     size, size_of_patch = masks.shape[1], method.backbone.config.patch_size
     middle, found = masks[:, size // 2, size // 2], {}
     runner_up = method.logits(pixels).scatter(1, labels[:, None], -torch.inf).argmax(dim=1)
-    tried: dict[str, tuple[Kind, torch.Tensor | None]] = {"cam": ("cam", None), "grad-cam": ("grad-cam", None), "rollout": ("rollout", None),
-             "cam against the runner-up": ("cam", runner_up)}  # fmt: skip
-    for name, (kind, against) in tried.items():
+    tried: list[tuple[str, Kind, torch.Tensor | None]] = [
+        ("cam", "cam", None), ("grad-cam", "grad-cam", None), ("rollout", "rollout", None),
+        ("cam against the runner-up", "cam", runner_up),
+    ]  # fmt: skip
+    for name, kind, against in tried:
         maps = maps_for(method, pixels, labels, against, kind=kind)
         rows, columns = (size_of_patch * at + size_of_patch // 2 for at in _peaks(maps))
         hits = masks[torch.arange(len(maps)), rows, columns] & (maps.amax(dim=(1, 2)) > 0)
