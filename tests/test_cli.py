@@ -15,7 +15,7 @@ import pytest
 
 from anprompt import __version__
 from anprompt.cli import COMMANDS, main
-from anprompt.commands.arguments import Command, parse
+from anprompt.commands.arguments import Command, as_option, parse
 from anprompt.commands.usage import help_page
 from anprompt.errors import UserError
 from anprompt.training import Interrupted
@@ -78,7 +78,7 @@ def test_help_pages(name: str, width: int, monkeypatch: pytest.MonkeyPatch, cli:
     text, _, examples = page.partition("\nexamples:\n")
     assert max(map(len, text.splitlines())) <= width
     for parameter in command.parameters:
-        shown = parameter.upper() if parameter in command.operands else f"--{parameter.replace('_', '-')}"
+        shown = parameter.upper() if parameter in command.operands else as_option(parameter)
         assert shown in text
     assert not any(noise in page for noise in ("Optional", "Literal", "typing", "null", "None", "_images", "(type"))
     for example in examples.splitlines():

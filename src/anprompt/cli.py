@@ -20,6 +20,7 @@ from anprompt.commands.bench import bench, recipes
 from anprompt.commands.check import check
 from anprompt.commands.compare import compare
 from anprompt.commands.describe import describe
+from anprompt.commands.explain import explain
 from anprompt.commands.learn import demo, fit
 from anprompt.commands.look import info, methods
 from anprompt.commands.report import report
@@ -43,6 +44,7 @@ COMMANDS = {
         Command("recipes", recipes, ("name?",)),
         Command("describe", describe, ("classes",)),
         Command("robustness", robustness, ("data?",)),
+        Command("explain", explain, ("images*",)),
         Command("report", report, ("run", "data?")),
         Command("info", info, ("path?",)),
         Command("methods", methods, ("name?",)),
@@ -69,6 +71,7 @@ Teach a frozen CLIP-like model your own classes from a few photos each.
   recipes     list the training recipes of the methods
   describe    make, merge, convert and check sentences that describe classes
   robustness  how far answers depend on how classes are worded
+  explain     which parts of a picture and which words an answer rests on
   report      one web page about an adapter or a run, to look at and to show
   info        versions and machine, or what an adapter or a backbone is
   methods     list the methods, or the options of one

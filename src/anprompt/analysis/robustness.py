@@ -142,7 +142,15 @@ def reworded(method: Method, noise: Noise, seed: int, material: Material, change
     """
     if noise.level == "feature":
         return _weakened(method, noise.strength, seed, material.paraphrases)
-    change = rewriter(noise.name, strength=noise.strength, seed=seed, material=material, change_name=change_name)
+
+    kept, free = (
+        rewriter(noise.name, strength=noise.strength, seed=seed, material=material, change_name=whole)
+        for whole in (change_name, True)
+    )
+
+    def change(name: str, sentence: str) -> str:
+        return (free if name in method.bank.whole else kept)(name, sentence)  # a whole sentence has no name to keep
+
     return method.with_bank(method.bank.reworded(_that_fits(method, change)))
 
 

@@ -217,7 +217,7 @@ class Backbone(nn.Module):
         x = tower.run(self.trunk(pixels, first), first, tower.depth - 1, plan)
         for write in plan.before(tower.depth):
             x = write.apply(x)
-        block = tower.block(tower.depth)
-        out = tower.read(block(x, False))  # (B, L, C)
-        tokens = tower.read(block.value_path(x)) if values else out
+        block, inside = tower.block(tower.depth), plan.inside(tower.depth)
+        out = tower.read(block(x, False, inside=inside))  # (B, L, C)
+        tokens = tower.read(block.value_path(x, inside)) if values else out
         return LocalFeatures(out[:, 0], tokens, block.first_row_attention(x))

@@ -130,7 +130,7 @@ class PromptPlan:
     @property
     def first_block(self) -> int | None:
         """The lowest block that is not just the frozen encoder's; everything below can be kept. ``None``: no such."""
-        return min(self.blocks, default=None)
+        return 1 if self.allowed is not None else min(self.blocks, default=None)
 
     @property
     def reach(self) -> int:

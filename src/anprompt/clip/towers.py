@@ -99,10 +99,10 @@ class Block(nn.Module):
             return x + self.fed_forward(x, inside)
         return x + mlp(self.ln_2(x), self.fc, self.proj, self.activation)
 
-    def value_path(self, x: Tensor) -> Tensor:
+    def value_path(self, x: Tensor, inside: Inside = NOTHING) -> Tensor:
         """The block on ``(B, L, D)`` as if each row attended to itself alone: its value in place of what it gathers."""
-        d = x.shape[-1]
-        values = F.linear(self._norm(self.ln_1, x), self.qkv.weight[2 * d :], self.qkv.bias[2 * d :])
+        d, h = x.shape[-1], inside.added("input", self._norm(self.ln_1, x))
+        values = F.linear(h, self.qkv.weight[2 * d :], self.qkv.bias[2 * d :])
         x = x + self.out(values)
         return x + self.fed_forward(x)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import keyword
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -46,8 +47,14 @@ def value_type(command: Command, name: str) -> Any:
 
 
 def as_option(name: str) -> str:
-    """``bad_images`` -> ``--bad-images``, the way people type it."""
-    return f"--{name.replace('_', '-')}"
+    """``bad_images`` -> ``--bad-images``, ``class_`` -> ``--class``, the way people type it."""
+    return f"--{name.rstrip('_').replace('_', '-')}"
+
+
+def as_parameter(typed: str) -> str:
+    """``bad-images`` -> ``bad_images``, ``class`` -> ``class_``, the way a function's parameter is called."""
+    name = typed.replace("-", "_")
+    return f"{name}_" if keyword.iskeyword(name) else name
 
 
 def parse(command: Command, given: Sequence[str]) -> dict[str, Any]:
@@ -101,7 +108,7 @@ def _parser(command: Command) -> Any:
 def _with_underscores(argument: str) -> str:
     """``--bad-images=skip`` -> ``--bad_images=skip``; values and nested names (``--options.x``) stay as they are."""
     match = re.match(r"--[^=.]+", argument)
-    return f"--{match.group()[2:].replace('-', '_')}{argument[match.end() :]}" if match else argument
+    return f"--{as_parameter(match.group()[2:])}{argument[match.end() :]}" if match else argument
 
 
 def _name_of(argument: str) -> str | None:
@@ -172,7 +179,7 @@ def _read_config(command: Command, file: Path) -> dict[str, Any]:
     problems = Problems(f"The configuration '{file}' cannot be used:")
     seen: dict[str, int] = {}
     for key, _ in node.value:
-        name, line = key.value.replace("-", "_"), key.start_mark.line + 1
+        name, line = as_parameter(key.value), key.start_mark.line + 1
         if name not in command.parameters:
             near = did_you_mean(name, command.parameters)
             problems.add(f"line {line}: 'anprompt {command.name}' has no option '{key.value}'.{near}")
@@ -184,7 +191,7 @@ def _read_config(command: Command, file: Path) -> dict[str, Any]:
             problems.add(f"line {line}: '{key.value}' must be true or false (got '{content[key.value]}').")
         seen.setdefault(name, line)
     problems.raise_if_any()
-    return {key.replace("-", "_"): value for key, value in content.items()}
+    return {as_parameter(key): value for key, value in content.items()}
 
 
 def _is_operand(command: Command, name: str, value: Any) -> bool:

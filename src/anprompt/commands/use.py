@@ -56,7 +56,7 @@ def predict(
 
     if top < 1:
         raise UserError(f"--top must be at least 1 (got {top}).")
-    names = _class_list(classes, classes_file)
+    names = class_list(classes, classes_file)
     if texts is not None and names is None:
         raise UserError("--texts describes other classes: name them with --classes or --classes-file.")
     if csv is not None:
@@ -94,7 +94,7 @@ def predict(
     return 0
 
 
-def _class_list(classes: str | None, classes_file: str | None) -> list[str] | None:
+def class_list(classes: str | None, classes_file: str | None) -> list[str] | None:
     """The class names that were given, or ``None``."""
     if classes is not None and classes_file is not None:
         raise UserError("Give --classes or --classes-file, not both.")

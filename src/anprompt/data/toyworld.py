@@ -9,10 +9,12 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
 
 from anprompt.data.source import DataSource, Item
-from anprompt.data.toyworld_draw import DOMAINS, SIZE, check_domain, draw, generator
+from anprompt.data.toyworld_draw import DOMAINS, SIZE, check_domain, draw, generator, place
 from anprompt.data.toyworld_words import (
     VOCABULARIES,
     Kind,
@@ -36,6 +38,7 @@ __all__ = [
     "export",
     "kinds",
     "load",
+    "mask",
     "parse_name",
     "parse_spec",
     "pretraining_kinds",
@@ -66,11 +69,25 @@ def render(name: str, domain: str = "photo", split: str = "train", index: int = 
     name: pattern, colour and shape, any synonyms (``"striped red star"``). Raises :class:`UserError` for a name, domain
     or split that does not exist.
     """
+    kind, rng = _source(name, domain, split, index, seed)
+    return draw(kind, domain, rng)
+
+
+def mask(
+    name: str, domain: str = "photo", split: str = "train", index: int = 0, seed: int = 0
+) -> npt.NDArray[np.bool_]:
+    """Where the object stands in the picture that :func:`render` draws for the same arguments: ``(SIZE, SIZE)``."""
+    kind, rng = _source(name, domain, split, index, seed)
+    return place(kind, rng)
+
+
+def _source(name: str, domain: str, split: str, index: int, seed: int) -> tuple[Kind, np.random.Generator]:
+    """What is drawn, and the generator that decides all about one picture of it."""
     if split not in SPLITS:
         raise unknown_name("split", split, SPLITS)
     kind = parse_name(name)
     check_domain(domain)
-    return draw(kind, domain, generator("toyworld", seed, domain, split, *kind, index))
+    return kind, generator("toyworld", seed, domain, split, *kind, index)
 
 
 def _open(item: Item, seed: int) -> Image.Image:

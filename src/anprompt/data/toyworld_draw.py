@@ -10,7 +10,7 @@ import io
 import math
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,8 +142,20 @@ def _clutter(rng: np.random.Generator, canvas: Array, strength: float) -> None:
         canvas[mask] = strength * colour + (1 - strength) * canvas[mask]
 
 
-def _scene(kind: Kind, rng: np.random.Generator, sketch: bool) -> Array:
-    """The picture before domain effects, ``(SIZE, SIZE, 3)``."""
+class _Placed(NamedTuple):
+    """The object at twice the picture's size: RGB, radius and centre in pixels, its turn, the outline's corners."""
+
+    colour: Array
+    radius: float
+    cx: float
+    cy: float
+    cos: float
+    sin: float
+    outline: Points
+
+
+def _place(kind: Kind, rng: np.random.Generator) -> _Placed:
+    """Colour and place of the object: the first that ``rng`` decides about a picture."""
     side = SIZE * _ZOOM
     colour = np.clip(np.array(RGB[kind.colour]) + rng.normal(0, 0.035, 3), 0, 1)
     radius = rng.uniform(0.23, 0.37) * side
@@ -151,7 +163,27 @@ def _scene(kind: Kind, rng: np.random.Generator, sketch: bool) -> Array:
     turn = rng.uniform(-0.35, 0.35)
     cos, sin = math.cos(turn), math.sin(turn)
     outline = [(cx + radius * (x * cos - y * sin), cy + radius * (x * sin + y * cos)) for x, y in OUTLINES[kind.shape]]
-    inside = _mask(side, lambda d: d.polygon(outline, fill=1))
+    return _Placed(colour, radius, cx, cy, cos, sin, outline)
+
+
+def _silhouette(outline: Points) -> NDArray[np.bool_]:
+    return _mask(SIZE * _ZOOM, lambda d: d.polygon(outline, fill=1))
+
+
+def place(kind: Kind, rng: np.random.Generator) -> NDArray[np.bool_]:
+    """Where the object stands in the picture that :func:`draw` makes with the same ``rng``: ``(SIZE, SIZE)``.
+
+    Inside its outline, also where the shape is hollow; a pixel counts whose larger part is inside.
+    """
+    inside = _silhouette(_place(kind, rng).outline)
+    return np.asarray(inside.reshape(SIZE, _ZOOM, SIZE, _ZOOM).mean((1, 3)) > 0.5)
+
+
+def _scene(kind: Kind, rng: np.random.Generator, sketch: bool) -> Array:
+    """The picture before domain effects, ``(SIZE, SIZE, 3)``."""
+    side = SIZE * _ZOOM
+    colour, radius, cx, cy, cos, sin, outline = _place(kind, rng)
+    inside = _silhouette(outline)
     thick = round(0.22 * radius)
     if kind.pattern == "hollow":
         band = _mask(side, lambda d: d.line([*outline, *outline[:2]], fill=1, width=2 * thick, joint="curve"))

@@ -29,17 +29,18 @@ class DescriptionBank:
     """Main and noise sentences by class name. Classes may have unequal numbers of sentences, or none.
 
     source: where the sentences come from, for records. rewrite: puts sentences that are made from templates into other
-    words; :meth:`reworded` sets it.
+    words; :meth:`reworded` sets it. whole: classes whose name is a sentence already, so that no template frames it.
     """
 
     main: Mapping[str, Sequence[str]] = field(default_factory=dict)
     noise: Mapping[str, Sequence[str]] = field(default_factory=dict)
     source: str = "templates"
     rewrite: Rewrite | None = None
+    whole: frozenset[str] = frozenset()
 
     def fill(self, template: str, name: str) -> str:
         """The sentence of class ``name`` that ``template`` makes. Every method words its classes through this."""
-        (sentence,) = fill(template, [name])
+        (sentence,) = [name] if name in self.whole else fill(template, [name])
         return sentence if self.rewrite is None else self.rewrite(name, sentence)
 
     def paraphrases(self, name: str) -> tuple[str, ...]:

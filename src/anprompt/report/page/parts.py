@@ -32,7 +32,7 @@ MATRIX = 40  # classes: with more, confusion is a list only
 THUMBS, MOST_THUMBS = 3, 120  # of a class, and in all: with more classes fewer each, then not of all classes
 PAIRS, MISTAKES = 20, 12
 SHADES = 5  # of the confusion matrix
-HOW = "Grad-CAM on the tokens that the last vision block attends to"
+HOW = "HiResCAM on the tokens that the last vision block attends to"
 QUICK = "left out by --quick."
 
 Made = dict[str, Any]
@@ -177,7 +177,7 @@ def mistakes(page: Page) -> Made:
 
 def _add_maps(page: Page, answers: Answers, rows: list[int], crops: torch.Tensor, cards: list[Made]) -> str:
     """Put a map on every card. crops: uint8 ``(B, 3, H, W)``, what the model sees. Returns how maps were made."""
-    from anprompt.report.page.relevance import maps_for
+    from anprompt.analysis.explain import maps_for
 
     pixels = answers.method.backbone.transform.normalise(crops)
     predicted, true = torch.from_numpy(answers.guesses[rows]), torch.from_numpy(answers.labels[rows])
