@@ -140,7 +140,9 @@ def _draw_words(figure: Any, lines: Sequence[Line], method: str, height: float) 
         for word, effect in line:
             colour = colormaps[WORDS](0.5 - 0.38 * effect / most)  # orange helps the class, violet speaks against it
             frame = {"facecolor": colour, "edgecolor": "none", "boxstyle": "round,pad=0.25"}
-            upper = TextArea(word, textprops={"fontsize": 10, "bbox": frame})
+            light = 0.299 * colour[0] + 0.587 * colour[1] + 0.114 * colour[2] > 0.5  # luma, ITU-R BT.601
+            ink = "black" if light else "white"
+            upper = TextArea(word, textprops={"fontsize": 10, "bbox": frame, "color": ink})
             lower = TextArea(f"{effect:+.1f}", textprops={"fontsize": 7.5, "color": "#444444"})
             boxes.append(VPacker(children=[upper, lower], align="center", pad=0, sep=5))
         rows.append(HPacker(children=boxes, align="top", pad=0, sep=10))
