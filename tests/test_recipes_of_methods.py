@@ -25,8 +25,7 @@ def test_every_entry_is_known(path: Path) -> None:
     assert path.stem == name
     assert recipe["from"]
     protocols = {key: part for key, part in recipe.items() if key not in ("method", "from")}
-    assert set(protocols) <= PROTOCOLS
-    assert ("base-to-new" in protocols) is methods.find(name).supports_new_classes
+    assert set(protocols) == (PROTOCOLS if methods.find(name).supports_new_classes else {"few-shot"})
     for part in protocols.values():
         assert set(part) <= {"shots", "options", "recipe", "data", "by-shots"}
         changes = [{}, *part.get("data", {}).values(), *part.get("by-shots", {}).values()]

@@ -28,10 +28,11 @@ from anprompt.analysis.robustness import (
 )
 from anprompt.data import BadImage, open_data
 from anprompt.errors import UserError
+from anprompt.methods.contexts import prompted, worded
 from anprompt.text import DEFAULT_TEMPLATE, DescriptionBank, load_bank, write_bank
 from anprompt.text.noise import Material
 from helpers_cli import Cli
-from helpers_methods import NAMES, anprompt, bank, batch, small_backbone
+from helpers_methods import NAMES, FewPhotos, anprompt, bank, batch, perturb, small_backbone
 
 MATERIAL = Material(paraphrases=noise_sentences(bank(), NAMES, DEFAULT_TEMPLATE))
 LABELS = [i % len(NAMES) for i in range(48)]
@@ -307,3 +308,29 @@ def test_weak_noise_is_a_hundred_times_weaker(
     rows = [row for row in document["rows"] if row["method"] == "zero-shot, descriptions"]
     weaker, weak, *strong = (row["text_shift"]["value"] for row in rows)
     assert 0 < weaker < weak < min(strong) / 100
+
+
+@pytest.mark.parametrize("name", [method.name for method in methods.available()])
+def test_noise_reaches_every_sentence_that_a_method_predicts_from(name: str) -> None:
+    """What a method reads it says itself, in ``wording``: sentences, bare names behind learned words, or nothing."""
+    backbone = small_backbone()
+    method = perturb(methods.create(name, backbone, NAMES, texts=bank(), photos=FewPhotos(backbone)))
+    of = Subject(name, method.requires_grad_(False), method.image_features(batch(2)["pixels"]))
+    read = {words for own in NAMES for words in method.wording(own)}
+    sentences = read - set(NAMES)
+    for what, change_name, reached in (("drop:1", False, sentences), ("typo:1", True, read), ("identity", True, ())):
+        view = reworded(method, noise(what), 1, MATERIAL, change_name)
+        moved = shift(class_weights(method), class_weights(view))
+        assert len(moved) == len(NAMES)
+        assert bool((moved > 0).any()) is bool(reached), what
+        assert torch.equal(of.logits(view), of.logits(method)) is not bool(reached), what
+        assert ({words for own in NAMES for words in view.wording(own)} != read) is bool(reached), what
+
+
+def test_what_stands_in_the_places_of_prompts_is_never_reworded() -> None:
+    texts = DescriptionBank().reworded(lambda name, sentence: f"<{sentence}>", lambda name, own: f"[{own}]")
+    assert worded(texts, "X X X {}.", 3, "cat") == "[cat]."
+    assert worded(texts, "a photo of a {}.", 2, "cat") == "<of a cat.>"
+    assert worded(DescriptionBank(), "a photo of a {}.", 2, "cat") == "of a cat."
+    ids = prompted(small_backbone(), texts, "a photo of a {}.", 2, ["cat"]).ids
+    assert torch.equal(ids[0, :3], small_backbone().tokenizer(["a photo"])[0, :3])

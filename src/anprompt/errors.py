@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
 
 
 class UserError(Exception):
@@ -56,3 +58,29 @@ class Problems:
         """Raise :class:`UserError` with all collected lines, if there are any."""
         if self.lines:
             raise UserError(self.message())
+
+
+@dataclass(frozen=True)
+class Finding:
+    """Something that may be a mistake: unlike a problem it stops nothing.
+
+    what: sentence without its end that says what was found and how often. why: why it matters. do: what to do about it.
+    shown: all places in words. examples: the same as data, in the same order.
+    """
+
+    kind: str
+    what: str
+    why: str
+    do: str
+    shown: list[str]
+    examples: list[Any]
+
+    def line(self, limit: int = 3) -> str:
+        """All of it in one line, with the first ``limit`` places."""
+        more = ", …" if len(self.shown) > limit else ""
+        return f"{self.what}: {', '.join(self.shown[:limit])}{more}. {self.why}: {self.do}."
+
+    def to_json(self, limit: int = 100) -> dict[str, Any]:
+        """``{"kind", "what", "count", "examples", "why", "do"}``, with the first ``limit`` places."""
+        return {"kind": self.kind, "what": self.what, "count": len(self.examples), "examples": self.examples[:limit],
+                "why": self.why, "do": self.do}  # fmt: skip

@@ -151,7 +151,8 @@ def reworded(method: Method, noise: Noise, seed: int, material: Material, change
     def change(name: str, sentence: str) -> str:
         return (free if name in method.bank.whole else kept)(name, sentence)  # a whole sentence has no name to keep
 
-    return method.with_bank(method.bank.reworded(_that_fits(method, change)))
+    rename = change if change_name and STRATEGIES[noise.name].words else None  # a name alone is no sentence
+    return method.with_bank(method.bank.reworded(_that_fits(method, change), rename))
 
 
 def _that_fits(method: Method, change: Rewrite) -> Rewrite:
@@ -196,7 +197,7 @@ def _unit(rows: Tensor) -> Tensor:
 def class_weights(method: Method) -> Tensor:
     """``f_t``: class weights at unit length, ``(C, d)``, fp64."""
     with torch.no_grad():
-        return _unit(torch.cat([method.kept_weights(block).flatten(1) for block in method.blocks]).double().cpu())
+        return _unit(torch.cat([method.text_rows(block) for block in method.blocks]).double().cpu())
 
 
 def shift(f: Tensor, other: Tensor) -> Tensor:

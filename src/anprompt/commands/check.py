@@ -9,8 +9,11 @@ from typing import TYPE_CHECKING, Any, Literal, Optional
 from anprompt.errors import UserError
 
 if TYPE_CHECKING:
+    from anprompt.clip import Backbone
     from anprompt.data import DataSource, Item
+    from anprompt.data.duplicates import Print
     from anprompt.data.survey import Survey
+    from anprompt.errors import Finding
     from anprompt.text import DescriptionBank
 
 Photos = Literal["all", "sample", "none"]
@@ -30,13 +33,15 @@ def check(
 ) -> int:
     """Look through data before training: classes, counts, unreadable photos, texts. Exit code 2 if something is wrong.
 
-    For the name of a published data set: what of it is there, what is missing, and how to obtain it.
+    Also warns of what stops no run but costs accuracy or makes it look better than it is: names that are alike or no
+    words, photos that occur in several classes or splits. For the name of a published data set: what of it is there,
+    what is missing, and how to obtain it.
 
     Args:
         data: as for fit.
         shots: photos that a run would draw per class.
         texts: file with descriptions, or folder of such files, to see which classes they cover.
-        backbone: also check that all names and sentences fit its context.
+        backbone: also check that all names and sentences fit its context, and that it can tell the names apart.
         template: sentence with {} for the class name.
         data_root: folder that holds the benchmark data sets.
         photos: read all photos, a sample of 8 per class and split, or none; default: all of up to 100,000.
@@ -47,12 +52,16 @@ def check(
         anprompt check photos --texts descriptions.json --backbone openai/clip-vit-base-patch16
         anprompt check eurosat --data-root /data
     """
+    from anprompt.analysis.lint import lint_class_texts
+    from anprompt.clip import load_backbone
+    from anprompt.data.duplicates import lint_pictures
     from anprompt.data.open import named_benchmark
     from anprompt.data.survey import survey
     from anprompt.inputs import as_source
     from anprompt.report import console
     from anprompt.settings import bank_for
     from anprompt.text import check_template
+    from anprompt.text.lint import lint_names
 
     benchmark = named_benchmark(data)
     if data_root is None and Path(data).exists():
@@ -71,26 +80,35 @@ def check(
     source = source or as_source(data, data_root=data_root)
     wording = check_template(template or source.template)
     bank = bank_for(texts, source)
+    model = None if backbone is None else load_backbone(backbone)
     total = sum(map(len, source.splits.values()))
     chosen = photos or ("all" if total <= MANY else "sample")
     unreadable: list[str] = []
     lost: list[str] = []  # classes of which no photo of a split can be read
+    seen: list[tuple[str, Item, Print]] = []
     with console.progress_bars() as progress:
         for split, items in _to_read(source, chosen).items():
 
             def checked(done: int, total: int, split: str = split) -> None:
                 progress(f"reading {split}", done, total, {})
 
-            bad, gone = _unreadable(source, items, checked)
+            bad, good = _read(source, items, checked)
             unreadable += bad
+            readable = {item.label for item, _ in good}
+            gone = sorted({item.name for item in items if item.label not in readable})
             lost += [f"'{name}' in {split}" for name in gone]
-    too_long = _too_long(backbone, wording, source.classes, bank) if backbone is not None else None
+            seen += [(split, *read) for read in good]
+    findings = [*lint_names(source.classes), *lint_pictures(source, seen)]
+    too_long = None if model is None else _too_long(model, wording, source.classes, bank)
+    if model is not None and too_long is None:
+        findings += lint_class_texts(model, wording, source.classes)
     document = _document(source, shots, wording, bank)
     document |= {
         "photos_read": chosen,
         "unreadable": unreadable,
         "without_readable_photo": lost,
         "too_long": too_long,
+        "warnings": [finding.to_json() for finding in findings],
         "published": None if published is None else published.to_json(),
     }
     wrong = bool(unreadable) or too_long is not None
@@ -101,11 +119,7 @@ def check(
         _say_published(published)
     _say_counts(source, document, bank, shots)
     _say_wrong(document)
-    if not wrong and chosen == "all":
-        console.say("Nothing is wrong.")
-    elif not wrong:
-        read = f"a sample of {SAMPLE} photos per class and split" if chosen == "sample" else "no photo"
-        console.say(f"Nothing is wrong as far as looked: {read} was read (--photos all reads every one).")
+    _say_end(wrong, findings, chosen)
     return 2 if wrong else 0
 
 
@@ -168,6 +182,24 @@ def _say_wrong(document: dict[str, Any]) -> None:
     if count := len(document["unreadable"]):
         many = "1 photo" if count == 1 else f"{count} photos"
         console.say(f"{many} cannot be used: mend or remove, or run with --bad-images skip.")
+
+
+def _say_end(wrong: bool, findings: list[Finding], chosen: Photos) -> None:
+    """The warnings, and whether a run can start."""
+    from anprompt.report import console
+
+    for finding in findings:
+        console.say(f"warning: {finding.line()}")
+    if wrong:
+        return
+    looked = {"all": "", "sample": f": a sample of {SAMPLE} photos per class and split was read",
+              "none": ": no photo was read"}[chosen]  # fmt: skip
+    more = f"{looked} (--photos all reads every one)" if looked else ""
+    if findings:
+        count = "1 warning" if len(findings) == 1 else f"{len(findings)} warnings"
+        console.say(f"Nothing stops a run{' as far as looked' if looked else ''}, but see the {count} above{more}.")
+    else:
+        console.say(f"Nothing is wrong{' as far as looked' if looked else ''}{more}.")
 
 
 def _say_published(found: Survey) -> None:
@@ -233,42 +265,40 @@ def _to_read(source: DataSource, photos: Photos) -> dict[str, list[Item]]:
     return chosen
 
 
-def _unreadable(
+def _read(
     source: DataSource, items: Sequence[Item], progress: Callable[[int, int], None]
-) -> tuple[list[str], list[str]]:
-    """Messages of all unreadable photos among ``items``, and the classes that have no other."""
+) -> tuple[list[str], list[tuple[Item, Print]]]:
+    """Messages of all unreadable photos among ``items``, and the fingerprints of the others."""
     from concurrent.futures import ThreadPoolExecutor
 
     from anprompt.data import BadImage
+    from anprompt.data.duplicates import fingerprint
 
-    def problem(item: Item) -> str | None:
+    def read(item: Item) -> Print | str:
         try:
-            source.open(item)
+            return fingerprint(source.open(item))
         except BadImage as error:
             return str(error)
-        return None
 
     bad: list[str] = []
-    readable: set[int] = set()
+    good: list[tuple[Item, Print]] = []
     with ThreadPoolExecutor(max_workers=2) as pool:
-        for done, (item, found) in enumerate(zip(items, pool.map(problem, items), strict=True), start=1):
-            if found is None:
-                readable.add(item.label)
-            else:
+        for done, (item, found) in enumerate(zip(items, pool.map(read, items), strict=True), start=1):
+            if isinstance(found, str):
                 bad.append(found)
+            else:
+                good.append((item, found))
             progress(done, len(items))
-    return bad, sorted({item.name for item in items if item.label not in readable})
+    return bad, good
 
 
-def _too_long(backbone: str, template: str, classes: Sequence[str], bank: DescriptionBank) -> str | None:
+def _too_long(backbone: Backbone, template: str, classes: Sequence[str], bank: DescriptionBank) -> str | None:
     """What the backbone's context is too short for, in words."""
-    from anprompt.clip import load_backbone
     from anprompt.text import fill
 
     described = [s for part in (bank.main, bank.noise) for own in part.values() for s in own]
-    tokenizer = load_backbone(backbone).tokenizer
     try:
-        tokenizer([*fill(template, classes), *described])
+        backbone.tokenizer([*fill(template, classes), *described])
     except UserError as error:
         return str(error)
     return None

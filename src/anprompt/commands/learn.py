@@ -83,6 +83,7 @@ def fit(
     from anprompt.report import console
     from anprompt.results import write_record
     from anprompt.settings import cache_for
+    from anprompt.text.lint import lint_names
     from anprompt.training import check_limit
     from anprompt.training.checkpoint import FILE
 
@@ -95,6 +96,9 @@ def fit(
     check_writable(folder)
     source = as_source(data, data_root=data_root)
     config = _resolve(given, source.benchmark)
+    if source.benchmark is None:  # published names stay as they are
+        for finding in lint_names(source.classes):
+            console.note(finding.line())
     if (folder / RECORD).exists() and resume:
         return _finished(folder, config, json)
     interrupted = (folder / TRAINING / FILE).exists()

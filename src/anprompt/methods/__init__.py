@@ -1,8 +1,12 @@
-"""All methods, by name. A new file in this folder with a :class:`Method` subclass is found by itself."""
+"""All methods, by name. A new file in this folder with a :class:`Method` subclass is found by itself.
+
+So are modules of installed packages that have an entry point in the group ``anprompt.methods``.
+"""
 
 from __future__ import annotations
 
 import importlib
+import importlib.metadata
 import pkgutil
 from collections.abc import Sequence
 from dataclasses import asdict
@@ -20,6 +24,12 @@ __all__ = ["ClassBlock", "Method", "Photos", "Preset", "available", "build", "cr
 
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
+for _plugin in importlib.metadata.entry_points(group=__name__):
+    try:
+        _plugin.load()
+    except Exception as _error:  # whatever somebody else's module raises
+        _what = f"The installed method '{_plugin.name}' cannot be imported from {_plugin.value}"
+        raise UserError(f"{_what} ({_error}): mend or uninstall it.") from _error
 
 
 def available() -> list[type[Method]]:

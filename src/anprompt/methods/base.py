@@ -208,7 +208,7 @@ class Method(nn.Module, ABC):
         return DescriptionBank()
 
     def wording(self, name: str) -> tuple[str, ...]:
-        """The sentences that the logits of class ``name`` depend on."""
+        """The sentences that the logits of class ``name`` depend on; the bare name where learned words replace them."""
         return (self.bank.fill(self.template, name), *self.used_texts([name]).main.get(name, ()))
 
     # ---- training --------------------------------------------------------------------------------------------------
@@ -256,6 +256,10 @@ class Method(nn.Module, ABC):
         if block.kept is None or block.kept[0] != state:
             block.kept = (state, self.class_weights(block))
         return block.kept[1]
+
+    def text_rows(self, block: ClassBlock) -> Tensor:
+        """One row for each class, ``(C, ·)``: what a change of wording moves. Methods with other weights replace it."""
+        return self.kept_weights(block)
 
     @torch.no_grad()
     def logits(self, pixels: Tensor) -> Tensor:

@@ -25,14 +25,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from anprompt.clip import Backbone, Sentences
+from anprompt.clip import Backbone
 from anprompt.clip.kernels import quick_gelu
 from anprompt.clip.plan import PromptPlan, PromptWrite
 from anprompt.methods.base import ClassBlock, Method, Photos, Preset
-from anprompt.methods.contexts import places, text_plan, vision_plan
+from anprompt.methods.contexts import places, prompted, text_plan, vision_plan
 from anprompt.methods.maps import parse_layers
 from anprompt.methods.options import option
-from anprompt.text import fill
 
 
 @dataclass
@@ -99,7 +98,11 @@ class BIP(Method):
 
     def make_block(self, names: Sequence[str], *, trained: bool) -> ClassBlock:
         block = super().make_block(names, trained=trained)
-        return replace(block, sentences=Sentences(self.backbone, fill(places(self.options.length), names)))
+        length = self.options.length
+        return replace(block, sentences=prompted(self.backbone, self.bank, places(length), length, names))
+
+    def wording(self, name: str) -> tuple[str, ...]:
+        return (self.bank.name(name), *super().wording(name))  # the prompted and the frozen sentence
 
     @torch.no_grad()
     def see(self, photos: Photos) -> None:

@@ -63,6 +63,10 @@ class CoCoOp(ContextMethod):
         """The context vectors ``(M, D)``: features of classes exist for an image only, see :meth:`block_logits`."""
         return self.context
 
+    def text_rows(self, block: ClassBlock) -> Tensor:
+        """Features ``(C, d)`` under the context as no image shifts it."""
+        return super().class_weights(block)
+
     def block_logits(self, features: Tensor, block: ClassBlock) -> Tensor:
         assert block.sentences is not None
         shift = self.meta_net(features)  # (1), (B, D)

@@ -20,7 +20,7 @@ from anprompt.clip import Backbone, Sentences
 from anprompt.clip.plan import PromptPlan, PromptWrite
 from anprompt.errors import UserError
 from anprompt.methods.base import ClassBlock, Method
-from anprompt.text import check_template, fill
+from anprompt.text import DescriptionBank, check_template
 
 STANDARD_WORDS = "a photo of a"
 
@@ -55,6 +55,22 @@ def places(length: int) -> str:
     return " ".join([*["X"] * length, "{}."])
 
 
+def worded(bank: DescriptionBank, frame: str, fixed: int, name: str) -> str:
+    """``frame`` filled with ``name``, without its first ``fixed`` words: what noise can reach behind prompts."""
+    rest = " ".join(frame.split(" ")[fixed:])
+    return rest.replace("{}", bank.name(name)) if rest in ("{}", "{}.") else bank.fill(rest, name)
+
+
+def prompted(backbone: Backbone, bank: DescriptionBank, frame: str, fixed: int, names: Sequence[str]) -> Sentences:
+    """The sentences of ``names``. The first ``fixed`` words of ``frame`` are places of prompts: they stay as they are.
+
+    Sentences that rewording makes too long are cut.
+    """
+    first = frame.split(" ")[:fixed]
+    sentences = [" ".join([*first, worded(bank, frame, fixed, name)]) for name in names]
+    return Sentences(backbone, sentences, truncate=bank.rewrite is not None)
+
+
 def text_plan(backbone: Backbone, tokens: Sequence[Tensor]) -> PromptPlan:
     """Prompts at the places 1..K of the text tower: ``tokens[i]``, ``(K, D)`` or ``(N, K, D)``, before block i + 1."""
     first = tokens[0] + backbone.text.position[1 : 1 + tokens[0].shape[-2]]
@@ -86,7 +102,11 @@ class ContextMethod(Method):
 
     def make_block(self, names: Sequence[str], *, trained: bool) -> ClassBlock:
         block = super().make_block(names, trained=trained)
-        return replace(block, sentences=Sentences(self.backbone, fill(places(self.options.length), names)))
+        length = self.options.length
+        return replace(block, sentences=prompted(self.backbone, self.bank, places(length), length, names))
+
+    def wording(self, name: str) -> tuple[str, ...]:
+        return (self.bank.name(name),)
 
     def image_features(self, pixels: Tensor) -> Tensor:
         return self.backbone.encode_image(pixels)
@@ -123,9 +143,22 @@ class DeepPromptMethod(Method):
         o = self.options
         return f"{o.start} {{}}." if len(word_ids(self.backbone, o.start)) >= o.length else places(o.length)
 
+    def learned_words(self) -> int:
+        """How many words of the frame lie, wholly or in part, in the places of prompts."""
+        words, tokens = self.frame().split(" "), 0
+        for count, word in enumerate(words):
+            if tokens >= self.options.length:
+                return count
+            tokens += len(word_ids(self.backbone, word))
+        return len(words)
+
     def make_block(self, names: Sequence[str], *, trained: bool) -> ClassBlock:
         block = super().make_block(names, trained=trained)
-        return replace(block, sentences=Sentences(self.backbone, fill(self.frame(), names)))
+        return replace(block, sentences=prompted(self.backbone, self.bank, self.frame(), self.learned_words(), names))
+
+    def wording(self, name: str) -> tuple[str, ...]:
+        said = worded(self.bank, self.frame(), self.learned_words(), name)
+        return (self.bank.name(name) if said.rstrip(".") == self.bank.name(name) else said,)
 
     @abstractmethod
     def prompts(self) -> tuple[list[Tensor], list[Tensor]]:

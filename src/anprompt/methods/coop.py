@@ -71,7 +71,7 @@ class CoOp(ContextMethod):
         m, before = self.options.length, self.before
         if before == m:
             return block
-        texts = [" ".join(["X"] * before + [name] + ["X"] * (m - before)) + "." for name in names]
+        texts = [" ".join(["X"] * before + [self.bank.name(name)] + ["X"] * (m - before)) + "." for name in names]
         return replace(block, sentences=Sentences(self.backbone, texts))
 
     def class_weights(self, block: ClassBlock) -> Tensor:

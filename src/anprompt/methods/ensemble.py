@@ -16,7 +16,10 @@ TOGETHER = 1024  # sentences that run at a time
 
 @torch.no_grad()
 def ensemble_features(backbone: Backbone, names: Sequence[str]) -> Tensor:
-    """Unit ``(C, d)``: the mean over the 60 templates of the frozen features as they come, of whatever length."""
+    """Unit ``(C, d)``: the mean over the 60 templates of the frozen features as they come, of whatever length.
+
+    A target of training, which no prediction reads: not worded through a method's bank.
+    """
     size = max(1, TOGETHER // len(names))  # templates at a time
     sums = torch.zeros(len(names), backbone.config.joint_width, device=backbone.device)
     for start in range(0, len(ENSEMBLE), size):

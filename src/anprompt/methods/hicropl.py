@@ -152,6 +152,9 @@ class HiCroPL(DeepPromptMethod):
     def used_texts(self, names: Sequence[str]) -> DescriptionBank:
         return DescriptionBank({n: self.bank.main[n] for n in names if n in self.bank.main}, {}, self.bank.source)
 
+    def wording(self, name: str) -> tuple[str, ...]:
+        return (*super().wording(name), *self.bank.of(name, self.template).main)
+
     # ---- prompts and features --------------------------------------------------------------------------------------
 
     def exchanged(self, to_vision: nn.Module, to_text: nn.Module) -> tuple[Tensor, Tensor]:

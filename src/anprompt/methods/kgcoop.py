@@ -61,7 +61,7 @@ class KgCoOp(ContextMethod):
 
     def make_block(self, names: Sequence[str], *, trained: bool) -> ClassBlock:
         block = super().make_block(names, trained=trained)
-        if self.options.target:
+        if self.options.target:  # only of training: no noise of words reaches it, since no prediction does
             with torch.no_grad():
                 block.frozen = self.backbone.encode_text(fill(self.options.target, names))
         return block

@@ -75,6 +75,9 @@ class LinearProbe(Method):
         weights = self.kept_weights(block)
         return self.backbone.logit_scale * features @ weights[:, :-1].T + weights[:, -1]  # (a)
 
+    def wording(self, name: str) -> tuple[str, ...]:
+        return ()
+
     def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         features = self.image_features(batch["pixels"])  # (B, d)
         logits = self.backbone.logit_scale * features @ self.weight.T + self.bias  # (B, C), (a)

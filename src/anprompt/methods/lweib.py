@@ -111,7 +111,12 @@ class LwEIB(Method):
 
     def _sentences(self, name: str) -> list[str]:
         """All texts of a class, (d); without sentences its name alone."""
-        return [f"a photo of a {name}, {s}" for s in self.bank.main.get(name, ())] or [f"a photo of a {name}."]
+        start = self.bank.fill("a photo of a {}", name)
+        described = [f"{start}, {s}" for s in self.bank.main.get(name, ())]
+        return described or [self.bank.fill("a photo of a {}.", name)]
+
+    def wording(self, name: str) -> tuple[str, ...]:
+        return tuple(self._sentences(name))
 
     def used_texts(self, names: Sequence[str]) -> DescriptionBank:
         return DescriptionBank({n: self.bank.main[n] for n in names if n in self.bank.main}, {}, self.bank.source)

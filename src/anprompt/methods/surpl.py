@@ -115,6 +115,10 @@ class SurPL(DeepPromptMethod):
         f_t = super().class_weights(block)
         return torch.cat([f_t[None], self.surrogate(f_t, self.signals)])
 
+    def text_rows(self, block: ClassBlock) -> Tensor:
+        """f_t ``(C, d)``, from which the others are made."""
+        return self.kept_weights(block)[0]
+
     def _logits(self, features: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """ℓ_1, ℓ_2 ``(B, C)`` and ℓ_3 ``(k, B, C)`` of :meth:`image_features` and :meth:`class_weights`."""
         scale, f_t = self.backbone.logit_scale, weights[0]

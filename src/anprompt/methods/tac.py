@@ -28,9 +28,19 @@ from anprompt.clip.plan import PromptPlan
 from anprompt.errors import UserError
 from anprompt.methods.base import ClassBlock, Method, Preset
 from anprompt.methods.clusters import cosine_centres
-from anprompt.methods.contexts import STANDARD_WORDS, check_depth, places, start_of_context, text_plan, vision_plan
+from anprompt.methods.contexts import (
+    STANDARD_WORDS,
+    check_depth,
+    places,
+    prompted,
+    start_of_context,
+    text_plan,
+    vision_plan,
+)
 from anprompt.methods.options import option
-from anprompt.text import DescriptionBank, fill
+from anprompt.text import DescriptionBank
+
+FRAME = f"{STANDARD_WORDS} {{}}."  # behind the prompts
 
 
 @dataclass
@@ -94,8 +104,12 @@ class TAC(Method):
     def make_block(self, names: Sequence[str], *, trained: bool) -> ClassBlock:
         block = super().make_block(names, trained=trained)
         block.extra["mean"] = self._means(names)
-        frame = places(self.options.clusters + self.options.length).replace("{}.", f"{STANDARD_WORDS} {{}}.")
-        return replace(block, sentences=Sentences(self.backbone, fill(frame, names)))
+        count = self.options.clusters + self.options.length
+        frame = places(count).replace("{}.", FRAME)
+        return replace(block, sentences=prompted(self.backbone, self.bank, frame, count, names))
+
+    def wording(self, name: str) -> tuple[str, ...]:
+        return (self.bank.fill(FRAME, name),)  # the descriptions only serve for training
 
     def start(self, names: Sequence[str], bank: DescriptionBank) -> None:
         super().start(names, bank)

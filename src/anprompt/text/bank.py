@@ -29,7 +29,8 @@ class DescriptionBank:
     """Main and noise sentences by class name. Classes may have unequal numbers of sentences, or none.
 
     source: where the sentences come from, for records. rewrite: puts sentences that are made from templates into other
-    words; :meth:`reworded` sets it. whole: classes whose name is a sentence already, so that no template frames it.
+    words; rename: names that stand alone, behind learned words. :meth:`reworded` sets them.
+    whole: classes whose name is a sentence already, so that no template frames it.
     """
 
     main: Mapping[str, Sequence[str]] = field(default_factory=dict)
@@ -37,23 +38,32 @@ class DescriptionBank:
     source: str = "templates"
     rewrite: Rewrite | None = None
     whole: frozenset[str] = frozenset()
+    rename: Rewrite | None = None
 
     def fill(self, template: str, name: str) -> str:
         """The sentence of class ``name`` that ``template`` makes. Every method words its classes through this."""
         (sentence,) = [name] if name in self.whole else fill(template, [name])
         return sentence if self.rewrite is None else self.rewrite(name, sentence)
 
+    def name(self, name: str) -> str:
+        """The words of class ``name`` where no sentence is around them."""
+        change = self.rewrite if name in self.whole else self.rename
+        return name if change is None else change(name, name)
+
     def paraphrases(self, name: str) -> tuple[str, ...]:
         """Neutral ways to say "here is a ``name``"."""
         return tuple(self.fill(template, name) for template in PARAPHRASES)
 
-    def reworded(self, rewrite: Rewrite) -> DescriptionBank:
-        """A bank whose every sentence, made from templates or not, went through ``rewrite``; not for reworded banks."""
+    def reworded(self, rewrite: Rewrite, rename: Rewrite | None = None) -> DescriptionBank:
+        """A bank whose every sentence, made from templates or not, went through ``rewrite``; not for reworded banks.
+
+        rename: for names that stand alone; ``None``: they stay.
+        """
 
         def changed(part: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
             return {name: [rewrite(name, sentence) for sentence in own] for name, own in part.items()}
 
-        return replace(self, main=changed(self.main), noise=changed(self.noise), rewrite=rewrite)
+        return replace(self, main=changed(self.main), noise=changed(self.noise), rewrite=rewrite, rename=rename)
 
     def of(self, name: str, template: str) -> ClassTexts:
         """The sentences of class ``name``.

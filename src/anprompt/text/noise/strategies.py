@@ -22,7 +22,7 @@ Apply = Callable[[Words, float, random.Random, Material], str]
 class Strategy:
     """A kind of noise. about: what it does. strength: what its strength means. source: where it is from.
 
-    usual: the strength at which reports measure it.
+    usual: the strength at which reports measure it. words: whether it changes words, rather than whole sentences.
     """
 
     name: str
@@ -31,6 +31,7 @@ class Strategy:
     source: str
     level: Literal["text", "feature"]
     usual: float
+    words: bool
     apply: Apply
 
 
@@ -38,11 +39,17 @@ STRATEGIES: dict[str, Strategy] = {}
 
 
 def _register(
-    name: str, strength: str, source: str, *, level: Literal["text", "feature"] = "text", usual: float = 0.3
+    name: str,
+    strength: str,
+    source: str,
+    *,
+    level: Literal["text", "feature"] = "text",
+    usual: float = 0.3,
+    words: bool = True,
 ) -> Callable[[Apply], Apply]:
     def enter(apply: Apply) -> Apply:
         about = " ".join((apply.__doc__ or "").split())
-        STRATEGIES[name] = Strategy(name, about, strength, source, level, usual, apply)
+        STRATEGIES[name] = Strategy(name, about, strength, source, level, usual, words, apply)
         return apply
 
     return enter
@@ -151,7 +158,7 @@ FRAMES = (DEFAULT_TEMPLATE, *PARAPHRASES)
 LEADS = ("in this picture, ", "seen here: ", "a photo that shows this: ", "what you see is this: ")
 
 
-@_register("template", "share of the sentences that are framed anew", OURS, usual=1)
+@_register("template", "share of the sentences that are framed anew", OURS, usual=1, words=False)
 def _template(words: Words, strength: float, rng: random.Random, material: Material) -> str:
     """Puts the class name into another neutral frame; in front of a longer description it puts a few words."""
     if rng.random() >= strength:
@@ -180,7 +187,7 @@ def _reorder(words: Words, strength: float, rng: random.Random, material: Materi
     return words.text()
 
 
-@_register("paraphrase", "share of the sentences that are replaced", OURS, usual=1)
+@_register("paraphrase", "share of the sentences that are replaced", OURS, usual=1, words=False)
 def _paraphrase(words: Words, strength: float, rng: random.Random, material: Material) -> str:
     """Replaces the sentence by one of the user's own for the class (the noise sentences of a description bank)."""
     others = [own for own in material.paraphrases.get(words.class_name, ()) if own != words.sentence]
