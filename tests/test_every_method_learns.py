@@ -72,6 +72,7 @@ def test_a_short_fit_is_better_than_zero_shot(name: str) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(900)  # all methods, one after the other
 @pytest.mark.parametrize("protocol", ["base-to-new", "few-shot", "cross-dataset", "domain-generalisation"])
 def test_every_method_runs_in_every_protocol(
     protocol: str, cli: Cli, small_clip: Path, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
