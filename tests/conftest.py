@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import signal
 import warnings
 from pathlib import Path
 
@@ -20,6 +21,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ["OMP_NUM_THREADS"] = "1"  # of commands run by tests; small models gain nothing from more threads
 torch.set_num_threads(1)
+if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell starts background jobs so; tests press Ctrl-C
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 REAL = Path(__file__).resolve().parents[2] / "shared" / "real"
 
 
