@@ -46,6 +46,9 @@ def test_advice_says_no_more_than_the_numbers() -> None:
         "For the classes at hand, a is ahead (accuracy on all classes 80.5 %, b 71.0 %). Too few pairs that differ to "
         "conclude anything: at least 6 are needed."
     ]
+    assert advice([entrant("a", [100], 9), entrant("b", [100], 9)]) == [
+        "For the classes at hand, a and b are equal (accuracy on all classes 100.0 %)."
+    ]
     sure, *_ = advice([entrant("a", [80, 81, 83, 82, 80, 81], 9), entrant("b", [70, 72, 71, 70, 73, 70], 9)])
     assert "a is better by more than chance explains" in sure
     unsure, cheap, closed = advice(

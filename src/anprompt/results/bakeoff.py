@@ -76,9 +76,14 @@ def advice(entrants: Sequence[Entrant]) -> list[str]:
         if len(ranked) < 2:
             continue
         first, second = ranked[0], ranked[1]
-        found = versus(first, second, measure)
-        lead = f"{what}, {first.method} is ahead ({MEASURES[measure]} {first.value(measure).mean:.1f} %"  # type: ignore[union-attr]
-        said.append(f"{lead}, {second.method} {second.value(measure).mean:.1f} %). {found.verdict}")  # type: ignore[union-attr]
+        best, next_best = first.value(measure).mean, second.value(measure).mean  # type: ignore[union-attr]
+        if f"{best:.1f}" == f"{next_best:.1f}":
+            said.append(f"{what}, {first.method} and {second.method} are equal ({MEASURES[measure]} {best:.1f} %).")
+        else:
+            lead = (
+                f"{what}, {first.method} is ahead ({MEASURES[measure]} {best:.1f} %, {second.method} {next_best:.1f} %)"
+            )
+            said.append(f"{lead}. {versus(first, second, measure).verdict}")
         cheap = [e for e in ranked[1:] if e.seconds < first.seconds / 2 and _close(first, e, measure)]
         if cheap:
             quick = min(cheap, key=lambda e: e.seconds)
