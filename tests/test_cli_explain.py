@@ -124,19 +124,14 @@ def test_unreadable_pictures(cli: Cli, photo: Path, small_clip: Path, tmp_path: 
     assert len(found.document["images"]) == 1
 
 
+def cat_or_dog(photo: Path, backbone: Path, folder: Path, orders: int) -> tuple[object, ...]:
+    """A command line that explains ``photo`` into ``folder / "out"``."""
+    given = ("--backbone", backbone, "--classes", "cat,dog", "--orders", orders, "--out", folder / "out")
+    return ("explain", photo, *given)
+
+
 def test_against_the_predicted_class(cli: Cli, photo: Path, small_clip: Path, tmp_path: Path) -> None:
-    line = (
-        "explain",
-        photo,
-        "--backbone",
-        small_clip,
-        "--classes",
-        "cat,dog",
-        "--orders",
-        0,
-        "--out",
-        tmp_path / "out",
-    )
+    line = cat_or_dog(photo, small_clip, tmp_path, orders=0)
     (row,) = cli(*line, "--json").document["images"]
     code, _, err = cli(*line, "--against", row["class"])
     assert code == 2
@@ -185,18 +180,7 @@ def test_an_empty_map_is_said_to_be_one(
     cli: Cli, photo: Path, small_clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(panels, "maps_for", lambda *_, **__: torch.zeros(1, 4, 4))
-    line = (
-        "explain",
-        photo,
-        "--backbone",
-        small_clip,
-        "--classes",
-        "cat,dog",
-        "--orders",
-        1,
-        "--out",
-        tmp_path / "out",
-    )
+    line = cat_or_dog(photo, small_clip, tmp_path, orders=1)
     found = cli(*line)
     assert found.code == 0, found.err
     assert "the map is empty: no patch speaks for the class" in found.out
