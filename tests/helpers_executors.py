@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import signal
 import threading
@@ -86,6 +87,13 @@ def stubborn(folder: Path) -> None:
     """Hears no signal."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    (folder / f"pid.{os.getpid()}").touch()
+    time.sleep(100)
+
+
+def slow_to_leave(folder: Path) -> None:
+    """Works until a signal comes, and takes a while to end its process, as torch does."""
+    atexit.register(time.sleep, 1.0)
     (folder / f"pid.{os.getpid()}").touch()
     time.sleep(100)
 

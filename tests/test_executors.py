@@ -189,8 +189,24 @@ from anprompt.protocols.executors import run_processes
 
 if __name__ == "__main__":
     jobs = int(sys.argv[2])
-    list(run_processes(helpers_executors.train, [Path(sys.argv[1])] * (jobs + 1), jobs, threads=1))
+    list(run_processes(getattr(helpers_executors, sys.argv[3]), [Path(sys.argv[1])] * (jobs + 1), jobs, threads=1))
 """
+
+
+def start_parent(tmp_path: Path, jobs: int, work: str) -> tuple[subprocess.Popen[str], Path]:
+    """A process with ``jobs`` workers, in a process group of their own, and the folder where they say who they are."""
+    script, folder = tmp_path / "parent.py", tmp_path / "runs"
+    script.write_text(PARENT)
+    folder.mkdir()
+    paths = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "OMP_NUM_THREADS": "1"}
+    parent = subprocess.Popen(
+        [sys.executable, script, folder, str(jobs), work],
+        env={**os.environ, **paths},
+        start_new_session=True,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    return parent, folder
 
 
 @pytest.mark.parametrize(
@@ -203,18 +219,7 @@ if __name__ == "__main__":
 def test_when_the_parent_is_stopped_the_runs_keep_their_state_and_no_process_stays(
     number: int, jobs: int, code: int, noted: set[str], tmp_path: Path
 ) -> None:
-    script = tmp_path / "parent.py"
-    script.write_text(PARENT)
-    folder = tmp_path / "runs"
-    folder.mkdir()
-    paths = {"PYTHONPATH": os.pathsep.join(path for path in sys.path if path), "OMP_NUM_THREADS": "1"}
-    parent = subprocess.Popen(
-        [sys.executable, script, folder, str(jobs)],
-        env={**os.environ, **paths},
-        start_new_session=True,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    parent, folder = start_parent(tmp_path, jobs, "train")
     try:
         until(lambda: len(list(folder.glob("pid.*"))) == jobs, "all workers are training")
         pids = [int(path.suffix[1:]) for path in folder.glob("pid.*")]
@@ -229,3 +234,16 @@ def test_when_the_parent_is_stopped_the_runs_keep_their_state_and_no_process_sta
     assert parent.returncode == code, err
     assert set(states.values()) <= noted
     assert "Process Spawn" not in err, f"no traceback of a worker: {err}"
+
+
+def test_a_second_signal_while_workers_are_leaving_brings_no_traceback(tmp_path: Path) -> None:
+    parent, folder = start_parent(tmp_path, 2, "slow_to_leave")
+    try:
+        until(lambda: len(list(folder.glob("pid.*"))) == 2, "both workers are at work")
+        os.killpg(parent.pid, signal.SIGTERM)  # reaches the workers, to which the parent then passes on the other one
+        _, err = parent.communicate(timeout=60)
+    finally:
+        if parent.poll() is None:
+            parent.kill()
+    assert parent.returncode == 143
+    assert err == ""

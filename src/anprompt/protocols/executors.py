@@ -206,10 +206,11 @@ def _serve(work: Work, pipe: Pipe) -> None:
         try:
             index, tries, task = pipe.recv()
         except (EOFError, OSError):
-            return
+            return _hear_no_more()
         try:
             outcome = attempt(partial(_pickled, work, task), index, tries)
         except Exception as error:  # Interrupted: its state is kept
+            _hear_no_more()
             raise SystemExit(getattr(error, "code", 1)) from None
         with contextlib.suppress(OSError):  # nobody waits for it any more
             pipe.send(outcome)
@@ -221,7 +222,14 @@ def _pickled(work: Work, task: bytes) -> bytes:
 
 
 def _leave(signum: int, frame: FrameType | None) -> NoReturn:
+    _hear_no_more()
     raise SystemExit(128 + signum)
+
+
+def _hear_no_more() -> None:
+    """Leaving has begun: another signal would only cut short what runs at exit, with a traceback."""
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _follow_parent() -> None:
