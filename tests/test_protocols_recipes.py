@@ -37,7 +37,8 @@ def test_the_matched_recipe_gives_one_budget(protocol: str) -> None:
         for data, shots in product((None, "imagenet", *recipe.data), (1, 16, *recipe.by_shots)):
             changes = recipe.resolve(data, shots)
             full = resolve_recipe(methods.find_preset(method, changes.preset).recipe, changes.recipe)
-            budgets.add((data == "imagenet", full.epochs, full.batch, full.crop_scale, full.flip, full.schedule))
+            views = (full.augment, full.crop_scale, full.flip)
+            budgets.add((data == "imagenet", full.epochs, full.batch, full.schedule, *views))
     assert len(budgets) <= 2  # ImageNet's and that of all others
 
 

@@ -211,7 +211,8 @@ class Averaged(Vector):
         assert self.colour.grad is not None
         self.colour.grad *= 0.5
 
-    def end_epoch(self, epoch: int, *, last: bool) -> None:
+    def end_epoch(self, epoch: int, epochs: int) -> None:
+        last = epoch + 1 == epochs
         self.ended.append((epoch, last))
         self.sum += self.colour.detach()
         if last:

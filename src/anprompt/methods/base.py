@@ -225,8 +225,8 @@ class Method(nn.Module, ABC):
         """Fill the parameters' gradients from what :meth:`losses` gave; a method with a gradient rule replaces this."""
         losses["total"].backward()  # type: ignore[no-untyped-call]
 
-    def end_epoch(self, epoch: int, *, last: bool) -> None:
-        """Called by the loop after each epoch (counted from 0), before the state is written."""
+    def end_epoch(self, epoch: int, epochs: int) -> None:
+        """Called by the loop after each epoch (counted from 0) of ``epochs``, before the state is written."""
 
     def training_state(self) -> dict[str, Tensor]:
         """What continuing a run needs beside ``state_dict()``, by name; a written state is copied into these tensors.

@@ -44,8 +44,8 @@ class PromptSRCOptions:
         "ensemble", "frozen class features: mean over 60 templates, or the run's template alone"
     )
     average: bool = option(True, "average the prompts over the epochs (Eq. 5)")
-    mean: float = option(15.0, "epoch μ that weighs most in the average")
-    deviation: float = option(1.0, "width σ of the average, in epochs", low=1e-3)
+    mean: float = option(0.75, "epoch μ that weighs most in the average, as a share of all: 15 of 20")
+    deviation: float = option(0.05, "width σ of the average, as a share of all epochs: 1 of 20", low=1e-4)
 
 
 class PromptSRC(DeepPromptMethod):
@@ -64,12 +64,12 @@ class PromptSRC(DeepPromptMethod):
         ),
         "cross-dataset": Preset(
             "cross-dataset and domain generalisation: prompts in three blocks",
-            {"depth": 3, "mean": 6.0, "deviation": 10.0},
+            {"depth": 3, "mean": 0.3, "deviation": 0.5},
             {"optimizer": "sgd", "lr": 0.0025, "weight_decay": 5e-4, "epochs": 20, "batch": 4, "crop_scale": 0.08},
         ),
         "few-shot": Preset(
             "all classes, longer training",
-            {"mean": 30.0, "deviation": 30.0},
+            {"mean": 0.6, "deviation": 0.6},
             {"optimizer": "sgd", "lr": 0.0025, "weight_decay": 5e-4, "epochs": 50, "batch": 4, "crop_scale": 0.08},
         ),
     }
@@ -112,18 +112,19 @@ class PromptSRC(DeepPromptMethod):
                 "image_distance": image_distance, "zero_shot_agreement": agreement}  # fmt: skip
 
     @torch.no_grad()
-    def end_epoch(self, epoch: int, *, last: bool) -> None:
+    def end_epoch(self, epoch: int, epochs: int) -> None:
         """(5) as a running mean: each epoch's share is its weight over that of all epochs so far."""
         if not self.options.average:
             return
-        log_w = torch.full_like(self.log_weight, -0.5 * ((epoch + 1 - self.options.mean) / self.options.deviation) ** 2)
+        mean, deviation = self.options.mean * epochs, self.options.deviation * epochs
+        log_w = torch.full_like(self.log_weight, -0.5 * ((epoch + 1 - mean) / deviation) ** 2)
         self.log_weight.copy_(torch.logaddexp(self.log_weight, log_w))
         share = (log_w - self.log_weight).exp()
         for name, prompts in self.named_parameters():
-            mean = self.get_buffer(f"mean_{name}")
-            mean += share * (prompts - mean)
-            if last:
-                prompts.copy_(mean)
+            gathered = self.get_buffer(f"mean_{name}")
+            gathered += share * (prompts - gathered)
+            if epoch + 1 == epochs:
+                prompts.copy_(gathered)
 
     def training_state(self) -> dict[str, Tensor]:
         return dict(self.named_buffers()) if self.options.average else {}

@@ -175,10 +175,10 @@ class TAC(Method):
         return self._sums
 
     @torch.no_grad()
-    def end_epoch(self, epoch: int, *, last: bool) -> None:
+    def end_epoch(self, epoch: int, epochs: int) -> None:
         """Add up the learned numbers; after the last epoch they become their average."""
         for name, total in self.training_state().items():
             parameter = self.get_parameter(name)
             total += parameter
-            if last:
-                parameter.copy_(total / (epoch + 1))
+            if epoch + 1 == epochs:
+                parameter.copy_(total / epochs)

@@ -126,7 +126,7 @@ def train(
             read()
             if sums:
                 result.history.append({name: value / (steps - first) for name, value in sums.items()})
-            method.end_epoch(epoch, last=epoch + 1 == recipe.epochs)
+            method.end_epoch(epoch, recipe.epochs)
             keep(epoch + 1, 0)
     result.seconds = time.perf_counter() - began
     return result
