@@ -222,7 +222,7 @@ def test_what_is_not_there_is_named(fitted: PromptClassifier, tmp_path: Path) ->
 )
 def test_mistakes_in_the_data(backbone: Backbone, data: Any, labels: Any, words: str) -> None:
     with pytest.raises(UserError, match=words):
-        estimator(backbone, method="zero-shot", shots=1).fit(data, labels)
+        estimator(backbone, method="linear-probe", shots=1).fit(data, labels)
 
 
 @pytest.mark.parametrize(
@@ -255,7 +255,7 @@ def test_bad_pictures_stop_or_are_skipped_and_named(backbone: Backbone, photos: 
     bad = [tmp_path / "broken.jpg", tmp_path / "empty.png"]
     labels = [path.parent.name.replace("_", " ") for path in photos]
     data = [bad[0], *photos[1:-1], bad[1]]
-    made = estimator(backbone, method="zero-shot", shots=4)
+    made = estimator(backbone, method="linear-probe", shots=4)
     with pytest.raises(UserError) as error:
         made.fit(data, labels)
     assert "2 of 16 pictures" in str(error.value)
@@ -283,4 +283,12 @@ def test_a_picture_that_breaks_off_is_reported_however_it_is_handed_over(backbon
     opened = Image.open(tmp_path / "a.png")  # lazily: nothing is decoded yet
     for pictures in ([tmp_path / "a.png", noisy_array(1)], [opened, noisy_array(1)]):
         with pytest.raises(UserError, match=r"1 of 2 pictures cannot be used.*a\.png: cannot be decoded"):
-            estimator(backbone, method="zero-shot", shots=1).fit(pictures, ["a", "b"])
+            estimator(backbone, method="linear-probe", shots=1).fit(pictures, ["a", "b"])
+
+
+def test_what_learns_nothing_from_photos_reads_none(backbone: Backbone, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.jpg").write_bytes(b"not a picture")
+    made = estimator(backbone, method="zero-shot").fit([tmp_path / "a.jpg", tmp_path / "b.jpg"], ["cat", "dog"])
+    assert made.predict([noisy_array(1)]).tolist()[0] in ("cat", "dog")
+    assert made.about_["data"]["images"] == 0

@@ -225,7 +225,7 @@ def test_verify_stops_with_all_bad_pictures(tmp_path: Path) -> None:
 def test_verify_skips_and_reports(tmp_path: Path) -> None:
     items, reasons = mixed_items(tmp_path)
     seen: list[tuple[int, int]] = []
-    good, bad = verify_images(items, open_file, on_bad="skip", progress=lambda *at: seen.append(at), threads=2)
+    good, bad = verify_images(items, open_file, on_bad="skip", progress=lambda *at: seen.append(at))
     assert [Path(item.path).name for item in good] == ["good0.png", "good1.png", "good2.png"]
     assert [Path(error.path).name for error in bad] == list(reasons)
     assert seen == [(i, len(items)) for i in range(1, len(items) + 1)]

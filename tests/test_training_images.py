@@ -9,7 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from anprompt.clip.preprocess import RATIO, _random_box
 from anprompt.data import open_data
+from anprompt.errors import UserError
 from anprompt.training import read_images
 
 CROP = 32
@@ -48,3 +50,33 @@ def test_only_large_photos_are_shrunk(photos: Path) -> None:
         else:  # of noise, antialiasing leaves little: as little as averaging does
             assert ours.float().std() < 1.5 * theirs.float().std()
     assert shrunk == sum(min(source.open(item).size) > 2 * CROP for item in items) > 0
+
+
+def test_the_smallest_crop_of_a_large_photo_is_never_enlarged(tmp_path: Path) -> None:
+    for name in ("cat", "dog"):
+        (tmp_path / name).mkdir()
+        Image.new("RGB", (900, 700)).save(tmp_path / name / "0.png")
+    source = open_data(tmp_path)
+    images, _, _ = read_images(source, source.splits["train"], CROP, "stop", crop_scale=0.08)
+    generator = torch.Generator().manual_seed(1)
+    _, height, width = images.images[0].shape
+    assert min(height, width) < 700, "still shrunk"
+    for _ in range(500):
+        _, _, h, w = _random_box(height, width, generator, (0.08, 0.08), RATIO)
+        assert min(h, w) >= CROP
+    plain, _, _ = read_images(source, source.splits["train"], CROP, "stop", crop_scale=0.5)
+    assert min(plain.images[0].shape[1:]) == 2 * CROP
+
+
+def test_photos_beyond_the_limit_are_decoded_again_to_the_same_bits(photos: Path) -> None:
+    source = open_data(photos)
+    items = source.splits["train"]
+    every, _, _ = read_images(source, items, CROP, "stop")
+    some, _, _ = read_images(source, items, CROP, "stop", limit=3 * 80 * 80)  # the first few
+    assert all(torch.equal(a, b) for a, b in zip(every.images, some.images, strict=True))
+    assert [a is b for a, b in zip(some.images, some.images, strict=True)].count(True) in range(1, len(items))
+    for file in photos.rglob("*.png"):
+        file.unlink()
+    assert len(list(every.images)) == len(items)
+    with pytest.raises(UserError, match=r"could be read before the training, but no longer: .*\.png"):
+        list(some.images)

@@ -180,8 +180,8 @@ def prepare(
     plan = methods.build(asked.method, backbone, **common)
     backbone.tokenizer(fill(template, source.classes))
     needed = plan.trainable or "training photos" in kind.needs
-    drawn = _draw(whole, asked.subset, shots, seed, needed)
-    images, used = _read(source, drawn, backbone.transform.crop, asked.bad_images, progress)
+    drawn = _draw(whole, asked.subset, shots, seed) if needed else []
+    images, used = _read(source, drawn, backbone.transform.crop, recipe, asked.bad_images, progress)
 
     missing = [name for name in source.classes if name not in bank.main]
     if "descriptions" in kind.needs and missing:
@@ -211,11 +211,11 @@ def prepare(
     )  # fmt: skip
 
 
-def _draw(whole: DataSource, subset: str, shots: int, seed: int, needed: bool) -> list[Item]:
+def _draw(whole: DataSource, subset: str, shots: int, seed: int) -> list[Item]:
     """The training photos, labelled as in ``subset``. They are drawn from all classes, as the field does: in a list
     whose classes are mixed, drawing from the base classes alone would give others."""
     training = whole.splits.get("train", [])
-    if needed and not training:
+    if not training:
         raise UserError(f"{whole.name} has no training pictures: learn from other data, and evaluate on this.")
     source = replace(whole, splits={"train": draw_few_shot(training, shots, seed)}).subset(subset)
     available = whole.subset(subset).splits.get("train", [])
@@ -226,7 +226,7 @@ def _draw(whole: DataSource, subset: str, shots: int, seed: int, needed: bool) -
 
 
 def _read(
-    source: DataSource, drawn: list[Item], crop: int, on_bad: str, progress: Progress | None
+    source: DataSource, drawn: list[Item], crop: int, recipe: Recipe, on_bad: str, progress: Progress | None
 ) -> tuple[TrainingImages, list[Item]]:
     """Decode the training photos; a note says what is left out."""
 
@@ -234,7 +234,7 @@ def _read(
         if progress is not None:
             progress("reading photos", done, total, {})
 
-    images, used, bad = read_images(source, drawn, crop, on_bad, checked)
+    images, used, bad = read_images(source, drawn, crop, on_bad, checked, crop_scale=recipe.crop_scale)
     if bad:
         note(f"{len(bad)} unreadable photos are left out: {listed([str(error) for error in bad])}")
     return images, used

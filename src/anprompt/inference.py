@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
-from anprompt.data import BadImage
+from anprompt.data import BadImage, decoding_threads
 from anprompt.errors import Problems
 from anprompt.training.capacity import memory_free
 from anprompt.training.tracing import LiveBytes
@@ -40,7 +40,6 @@ def stream_logits(
     bad: list[BadImage],
     stop: bool = False,
     batch: int | None = None,
-    threads: int = 2,
     compute: Callable[[Tensor], Tensor] | None = None,
 ) -> Iterator[tuple[list[T], Tensor]]:
     """Yield (items, logits ``(B, C)`` on the CPU) batch by batch, in order.
@@ -65,7 +64,7 @@ def stream_logits(
 
     size, done = batch or FEW, 0  # done: batches
     iterator = iter(items)
-    with ThreadPoolExecutor(max_workers=threads) as pool:
+    with ThreadPoolExecutor(max_workers=decoding_threads()) as pool:
 
         def start_loading() -> tuple[list[T], list[Future[Tensor | BadImage]]]:
             chunk = list(islice(iterator, size))

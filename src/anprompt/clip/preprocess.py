@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
 BICUBIC = 3  # Pillow's number, as in preprocessor_config.json
+RATIO = (3 / 4, 4 / 3)  # width by height of random crops
 EXTREME = 16  # sides' ratio beyond which resizing a whole picture before the crop would waste memory
 
 
@@ -144,7 +145,7 @@ class ImageTransform:
         images: Sequence[Tensor],
         generator: torch.Generator,
         scale: tuple[float, float] = (0.5, 1.0),
-        ratio: tuple[float, float] = (3 / 4, 4 / 3),
+        ratio: tuple[float, float] = RATIO,
         flip: bool = True,
     ) -> Tensor:
         """Training augmentation of uint8 images ``(3, h, w)`` each: normalised pixels ``(B, 3, crop, crop)``.

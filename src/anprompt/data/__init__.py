@@ -1,6 +1,6 @@
 """Image sources, decoding, few-shot draws and the base/new split."""
 
-from anprompt.data.decode import BadImage, decode, verify_images
+from anprompt.data.decode import BadImage, decode, decoding_threads, verify_images
 from anprompt.data.draw import base_new_split, draw_few_shot, draw_validation, short_classes
 from anprompt.data.open import open_data
 from anprompt.data.source import DataSource, Item
@@ -11,6 +11,7 @@ __all__ = [
     "Item",
     "base_new_split",
     "decode",
+    "decoding_threads",
     "draw_few_shot",
     "draw_validation",
     "open_data",

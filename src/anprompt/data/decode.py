@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from anprompt.errors import Problems, UserError, unknown_name
@@ -174,12 +175,16 @@ class Verified(NamedTuple):
     bad: list[BadImage]
 
 
+def decoding_threads() -> int:
+    """How many pictures to decode at the same time: as many as the run has threads, 2 to 8."""
+    return min(8, max(2, torch.get_num_threads()))
+
+
 def verify_images(
     items: Sequence[Item],
-    open_item: Callable[[Item], Image.Image],
+    open_item: Callable[[Item], object],
     on_bad: str = "stop",
     progress: Callable[[int, int], None] | None = None,
-    threads: int = 4,
 ) -> Verified:
     """Decode every picture once, before anything expensive, and report all bad ones together.
 
@@ -188,7 +193,6 @@ def verify_images(
         open_item: decodes one item, such as ``DataSource.open``.
         on_bad: ``"stop"`` raises if any picture is bad; ``"skip"`` leaves the bad ones out and returns them.
         progress: called with (number checked, number of items) after each picture.
-        threads: pictures decoded at the same time.
 
     Raises:
         UserError: bad pictures (each with path and reason), or, with ``"skip"``, a class that has no picture left.
@@ -206,7 +210,7 @@ def verify_images(
     good: list[Item] = []
     bad: list[BadImage] = []
     example: dict[str, BadImage] = {}  # class name -> its first bad picture
-    pool = ThreadPoolExecutor(max_workers=threads)
+    pool = ThreadPoolExecutor(max_workers=decoding_threads())
     try:
         for done, (item, error) in enumerate(zip(items, pool.map(check, items), strict=True), start=1):
             if error is None:
