@@ -20,6 +20,7 @@ from anprompt import PromptClassifier
 from anprompt.clip import Backbone
 from anprompt.data import open_data
 from anprompt.errors import UserError
+from anprompt.files import locked
 from anprompt.settings import Note
 from helpers_clip import random_backbone
 from helpers_fit import PHOTO_CLASSES, estimator, noisy_array, solid
@@ -284,6 +285,13 @@ def test_a_picture_that_breaks_off_is_reported_however_it_is_handed_over(backbon
     for pictures in ([tmp_path / "a.png", noisy_array(1)], [opened, noisy_array(1)]):
         with pytest.raises(UserError, match=r"1 of 2 pictures cannot be used.*a\.png: cannot be decoded"):
             estimator(backbone, method="linear-probe", shots=1).fit(pictures, ["a", "b"])
+
+
+def test_two_fits_in_one_folder_do_not_mix(backbone: Backbone, photo_folder: Path, tmp_path: Path) -> None:
+    made = estimator(backbone, method="coop", shots=1, recipe={"epochs": 1})
+    with locked(tmp_path / ".lock", "'another'"), pytest.raises(UserError, match="Another process is at the same run"):
+        made.fit(photo_folder, folder=tmp_path)
+    made.fit(photo_folder, folder=tmp_path)
 
 
 def test_what_learns_nothing_from_photos_reads_none(backbone: Backbone, tmp_path: Path) -> None:

@@ -284,6 +284,29 @@ def test_without_a_folder_an_interruption_is_pythons_own() -> None:
         )  # fmt: skip
 
 
+class StoppedAtTheEnd(Vector):
+    """A signal comes in while an epoch is ended."""
+
+    at = 0
+
+    def end_epoch(self, epoch: int, epochs: int) -> None:
+        if epoch == self.at:
+            signal.raise_signal(signal.SIGTERM)
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_a_signal_while_an_epoch_is_ended_is_heard(last: bool, tmp_path: Path) -> None:
+    method = StoppedAtTheEnd(random_backbone())
+    method.at = short_recipe().epochs - 1 if last else 0
+    with pytest.raises(Interrupted, match=f"in epoch {method.at + 1} after") as stopped:
+        train(method, pictures(), short_recipe(), seed=1, folder=tmp_path)
+    assert stopped.value.code == 143
+    again, through = Vector(random_backbone()), Vector(random_backbone())
+    train(again, pictures(), short_recipe(), seed=1, folder=tmp_path, resume=True)
+    train(through, pictures(), short_recipe(), seed=1)
+    assert torch.equal(again.colour, through.colour)
+
+
 def test_training_in_another_thread_works_without_signal_handlers() -> None:
     results: list[TrainingResult] = []
     method = Vector(random_backbone())

@@ -56,9 +56,10 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def locked(path: Path) -> Iterator[None]:
+def locked(path: Path, run: str) -> Iterator[None]:
     """Keep other processes out of this block for the same ``path``. The lock goes with the process, however it ends.
 
+    run: what users know it as, for the error.
     Raises :class:`UserError` if another process is in it. Without effect on systems that have no ``flock``.
     """
     try:
@@ -71,7 +72,7 @@ def locked(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise UserError(f"Another process is at the same run ('{path.stem}'): let it finish.") from None
+            raise UserError(f"Another process is at the same run ({run}): let it finish.") from None
         yield  # the file stays: a lock on a removed file would keep nobody out
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ from anprompt.clip.cache import ActivationCache
 from anprompt.clip.precision import Choice, choose_precision
 from anprompt.data import DataSource, Item, draw_few_shot, short_classes
 from anprompt.errors import UserError
-from anprompt.files import sha256_json
+from anprompt.files import locked, sha256_json
 from anprompt.inputs import as_source
 from anprompt.methods import Method, find_preset
 from anprompt.results import make_record
@@ -88,7 +89,8 @@ class Fit:
                     shown = {**terms, "epoch": epoch + 1, "rate": recipe.lr_at(epoch)}
                     progress("training", epoch * steps + step + 1, recipe.epochs * steps, shown)
 
-            with self.memory.applied(method.backbone), caching(self.cache, method.backbone):
+            alone = nullcontext() if self.folder is None else locked(self.folder / ".lock", f"'{self.folder}'")
+            with alone, self.memory.applied(method.backbone), caching(self.cache, method.backbone):
                 self.result = train(
                     method, self.images, recipe, seed=self.settings["seed"], folder=self.folder, resume=self.resume,
                     fingerprint={**self.settings, "precision": self.precision.precision}, report=report,

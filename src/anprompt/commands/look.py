@@ -94,10 +94,12 @@ def methods(name: str | None = None, json: bool = False) -> int:
         anprompt methods
         anprompt methods anprompt
     """
-    from anprompt.methods import available, find
+    from anprompt.methods import BROKEN, available, find
     from anprompt.methods.count import learnable_numbers
     from anprompt.report import console
 
+    for sentence in BROKEN.values() if name is None else ():
+        console.note(sentence)
     rows: list[dict[str, Any]] = [
         {
             "name": method.name,

@@ -22,14 +22,16 @@ from anprompt.text import DEFAULT_TEMPLATE, DescriptionBank, check_template
 
 __all__ = ["ClassBlock", "Method", "Photos", "Preset", "available", "build", "create", "find", "resolve_options"]
 
+BROKEN: dict[str, str] = {}  # methods of installed packages that cannot be imported, and why
+
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 for _plugin in importlib.metadata.entry_points(group=__name__):
     try:
         _plugin.load()
-    except Exception as _error:  # whatever somebody else's module raises
+    except Exception as _error:  # whatever somebody else's module raises: it must not keep all others from working
         _what = f"The installed method '{_plugin.name}' cannot be imported from {_plugin.value}"
-        raise UserError(f"{_what} ({_error}): mend or uninstall it.") from _error
+        BROKEN[_plugin.name] = f"{_what} ({_error}): mend or uninstall it."
 
 
 def available() -> list[type[Method]]:
@@ -39,6 +41,8 @@ def available() -> list[type[Method]]:
 
 def find(name: str) -> type[Method]:
     """The method of that name; :class:`UserError` with the nearest name otherwise."""
+    if name in BROKEN:
+        raise UserError(BROKEN[name])
     if name not in REGISTRY:
         raise unknown_name("method", name, REGISTRY)
     return REGISTRY[name]

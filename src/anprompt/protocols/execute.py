@@ -59,7 +59,8 @@ def execute(task: Task, bench: Bench, progress: Progress | None = None) -> Done:
     if bench.threads is not None:
         torch.set_num_threads(bench.threads)
     out, done = Path(bench.out), Done()
-    with warnings.catch_warnings(record=True) as raised, locked(out / "locks" / f"{task.adapter.name}.lock"):
+    name = task.adapter.name
+    with warnings.catch_warnings(record=True) as raised, locked(out / "locks" / f"{name}.lock", f"'{name}'"):
         warnings.simplefilter("always", Note)
         left = [e for e in task.evaluations if not is_done(out, e)]  # somebody else may have been faster
         trained: tuple[PromptClassifier, dict[str, Any]] | None = None

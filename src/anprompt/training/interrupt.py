@@ -7,6 +7,7 @@ import signal
 import threading
 from collections.abc import Iterator
 from types import FrameType
+from typing import NoReturn
 
 
 class Interrupted(Exception):
@@ -22,6 +23,13 @@ class StopFlag:
 
     def __init__(self) -> None:
         self.signum = 0
+
+    def leave(self, epoch: int, step: int, *, kept: bool) -> NoReturn:
+        """Raise :class:`Interrupted` if the state is ``kept``; otherwise let the signal have its usual effect."""
+        if kept:
+            raise Interrupted(self.signum, epoch, step)
+        signal.raise_signal(self.signum)  # the handler of before is back since the first one
+        raise KeyboardInterrupt  # where that handler would have gone on
 
 
 @contextlib.contextmanager

@@ -15,7 +15,7 @@ from anprompt.training.batches import augmented_batches, steps_in_epoch
 from anprompt.training.checkpoint import FILE, load_state, save_state
 from anprompt.training.compiled import compiled_blocks
 from anprompt.training.images import TrainingImages
-from anprompt.training.interrupt import Interrupted, watch_signals
+from anprompt.training.interrupt import watch_signals
 from anprompt.training.log import LOG, Diverged, RunLog, StepReader, steps_between_reads
 from anprompt.training.recipe import Recipe
 
@@ -52,8 +52,8 @@ def train(
     report: called for each step with (epoch, step, steps per epoch, loss terms), all counted from 0; on a GPU for
         several steps together, because reading their numbers makes it wait.
 
-    Raises :class:`Interrupted` on SIGINT or SIGTERM when there is a folder, and :class:`UserError` when the loss is no
-    longer finite; the last good state is kept in both cases.
+    Raises :class:`anprompt.training.Interrupted` on SIGINT or SIGTERM when there is a folder, and :class:`UserError` when
+    the loss is no longer finite; the last good state is kept in both cases.
     """
     parameters = list(method.parameters())
     optimizer = recipe.make_optimizer(parameters)
@@ -119,14 +119,14 @@ def train(
                 if reader.due:
                     read()
                 if stop.signum:
-                    if folder is None:
-                        raise KeyboardInterrupt
                     keep(epoch, step + 1)
-                    raise Interrupted(stop.signum, epoch, step + 1)
+                    stop.leave(epoch, step + 1, kept=folder is not None)
             read()
             if sums:
                 result.history.append({name: value / (steps - first) for name, value in sums.items()})
             method.end_epoch(epoch, recipe.epochs)
             keep(epoch + 1, 0)
+            if stop.signum:  # while the epoch was ended
+                stop.leave(epoch, steps, kept=folder is not None)
     result.seconds = time.perf_counter() - began
     return result
