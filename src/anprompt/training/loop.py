@@ -52,8 +52,8 @@ def train(
     report: called for each step with (epoch, step, steps per epoch, loss terms), all counted from 0; on a GPU for
         several steps together, because reading their numbers makes it wait.
 
-    Raises :class:`anprompt.training.Interrupted` on SIGINT or SIGTERM when there is a folder, and :class:`UserError` when
-    the loss is no longer finite; the last good state is kept in both cases.
+    Raises :class:`anprompt.training.Interrupted` on SIGINT or SIGTERM when there is a folder, and :class:`UserError`
+    when the loss is no longer finite; the last good state is kept in both cases.
     """
     parameters = list(method.parameters())
     optimizer = recipe.make_optimizer(parameters)
