@@ -21,8 +21,8 @@ import torch
 from PIL import Image
 
 from anprompt.clip import ImageTransform
-from anprompt.data.decode import is_image_name
 from anprompt.errors import UserError
+from anprompt.pictures import is_image_name
 from benchmarks import common, machine
 from benchmarks.common import Json, note
 

@@ -10,9 +10,8 @@ import pytest
 
 from anprompt import PromptClassifier
 from anprompt.data import DataSource, draw_few_shot, open_data
-from anprompt.data.decode import open_file
 from anprompt.data.names import distinct_names
-from anprompt.data.source import Item
+from anprompt.data.source import Item, open_file
 from anprompt.errors import UserError
 from anprompt.settings import Note
 from helpers_benchmarks import make_copy, write

@@ -17,12 +17,12 @@ from sklearn.utils.validation import check_is_fitted
 from anprompt.adapter import load_adapter, save_adapter
 from anprompt.data import BadImage, DataSource, Item, decode
 from anprompt.errors import Problems, unknown_name
-from anprompt.fitting import Progress, prepare
+from anprompt.fitting import prepare
 from anprompt.inference import refuse_bad, stream_logits
 from anprompt.inputs import as_pictures, as_source
 from anprompt.methods import Method
 from anprompt.results import evaluate_predictions
-from anprompt.settings import cache_for, caching, find_device, listed, note
+from anprompt.settings import Progress, cache_for, caching, find_device, listed, note
 from anprompt.text import DescriptionBank, read_bank
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,11 @@ from anprompt.errors import UserError
 from anprompt.files import check_writable
 from anprompt.report.contact_sheet import Tile, save_contact_sheet
 from anprompt.results import harmonic_mean, make_record, write_record
+from anprompt.settings import Progress
 
 DATA = "toyworld:night"
 RECORD = "demo.json"
 RECIPE = {"epochs": 5, "batch": 8}  # half the epochs and twice the batch of the paper: about half a minute a seed
-Progress = Callable[[str, int, int, dict[str, float]], None]
 
 
 def _both_halves(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from anprompt.inputs import as_source
 from anprompt.methods import Method, find_preset
 from anprompt.results import make_record
 from anprompt.settings import (
+    Progress,
     bank_for,
     benchmark_options,
     cache_for,
@@ -48,8 +49,6 @@ from anprompt.training import (
 
 if TYPE_CHECKING:
     from anprompt.classifier import PromptClassifier
-
-Progress = Callable[[str, int, int, dict[str, float]], None]  # (stage, done, total, numbers to show)
 
 
 @dataclass

@@ -12,10 +12,10 @@ import numpy as np
 
 from anprompt.data import DataSource, Item, decode, open_data
 from anprompt.data.assemble import check_class_names
-from anprompt.data.decode import is_image_name
 from anprompt.data.listing import list_files
 from anprompt.errors import Problems, UserError, did_you_mean
 from anprompt.files import sha256_file
+from anprompt.pictures import is_image_name
 from anprompt.settings import note
 
 

@@ -7,7 +7,7 @@ import json
 import math
 import numbers
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from anprompt.text import DescriptionBank, read_bank
 BENCHMARK_OPTIONS = Path(__file__).parent / "assets" / "benchmark_options.json"
 DEVICES = ("auto", "cpu", "cuda", "mps")
 STORAGE = ("fp16", "fp32")
+Progress = Callable[[str, int, int, dict[str, float]], None]  # (stage, done, total, numbers to show)
 
 
 class Note(UserWarning):

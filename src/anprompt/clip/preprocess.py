@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,9 +21,7 @@ from torch import Tensor
 
 from anprompt.clip.augment import rand_augment
 from anprompt.errors import UserError
-
-if TYPE_CHECKING:
-    from anprompt.data.decode import Source
+from anprompt.pictures import Source, decode
 
 CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
 CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
@@ -113,8 +111,6 @@ class ImageTransform:
 
     def pixels_uint8(self, image: Source) -> Tensor:
         """Decode, resize and centre-crop one picture: uint8 ``(3, crop, crop)``, not normalised, channels last."""
-        from anprompt.data.decode import decode  # a lower layer must not need a higher one at import
-
         rgb = decode(image)
         width, height = rgb.size
         short, long = min(width, height), max(width, height)

@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Optional
 
-from anprompt.errors import Problems, UserError
+from anprompt.commands.lists import cores_each, names_in, numbers_in
+from anprompt.errors import UserError
 
 if TYPE_CHECKING:
     from anprompt.clip import Backbone
@@ -95,8 +96,7 @@ def bench(
     from anprompt.protocols.sanity import check_zero_shot, zero_shot_runs
     from anprompt.report import console
 
-    if jobs < 1 or (threads is not None and threads < 1):
-        raise UserError(f"--jobs and --threads must be at least 1 (got {jobs} and {threads}).")
+    cores = cores_each(jobs, threads)
     if datasets is None and data_root is None:
         raise UserError("Name the data with --datasets, or say with --data-root where the paper's data sets are.")
     if executor == "ray" and jobs != 1:
@@ -106,7 +106,7 @@ def bench(
         protocol, names_in(methods), names_in(datasets), source, numbers_in("seeds", seeds),
         numbers_in("shots", shots), recipe, varied, ablation or " × ".join(varied) or None,
     )  # fmt: skip
-    setting = Bench(backbone, out, data_root, texts, device, cache, cache_limit, discard, threads or cores_of(jobs))
+    setting = Bench(backbone, out, data_root, texts, device, cache, cache_limit, discard, cores)
     runs = declare(asked, partial(opened_benchmark, data_root=data_root))
     check_writable(Path(out))
     loaded = backbone_of(backbone, device)
@@ -134,24 +134,6 @@ def bench(
     return _say_results(asked, plan, setting, carry_out_with_bars(plan, setting, machines), json)
 
 
-def names_in(text: str | None) -> list[str]:
-    """``a, b`` as a list."""
-    return [name.strip() for name in text.split(",") if name.strip()] if text else []
-
-
-def numbers_in(option: str, text: str | None) -> list[int]:
-    """``1,2,3`` as whole numbers; :class:`UserError` naming what is none."""
-    problems = Problems(f"--{option} takes whole numbers, separated by commas:")
-    numbers = []
-    for part in names_in(text):
-        try:
-            numbers.append(int(part))
-        except ValueError:
-            problems.add(f"'{part}' is none")
-    problems.raise_if_any()
-    return numbers
-
-
 def _values(vary: dict[str, Any] | None, prefix: str = "") -> dict[str, list[Any]]:
     """Values by dotted name, from lists (YAML) or from text with commas (the command line)."""
     flat: dict[str, list[Any]] = {}
@@ -171,13 +153,6 @@ def _plain(text: str) -> Any:
 
     value = yaml.safe_load(text)
     return value if isinstance(value, bool | int | float) else text
-
-
-def cores_of(jobs: int) -> int | None:
-    """Cores of each of several jobs; ``None`` for a single one: all."""
-    import os
-
-    return None if jobs == 1 else max(1, (os.cpu_count() or 1) // jobs)
 
 
 def carry_out_with_bars(plan: Plan, setting: Bench, machines: Machines) -> Failures:

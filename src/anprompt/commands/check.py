@@ -252,17 +252,13 @@ def _say_split_counts(found: Survey) -> None:
 
 def _to_read(source: DataSource, photos: Photos) -> dict[str, list[Item]]:
     """The photos to decode, by split: all, evenly spaced ones of every class, or none."""
+    from anprompt.data.draw import spread
+
     if photos == "all":
         return source.splits
     if photos == "none":
         return {}
-    chosen: dict[str, list[Item]] = {}
-    for split, items in source.splits.items():
-        groups: dict[int, list[Item]] = {}
-        for item in items:
-            groups.setdefault(item.label, []).append(item)
-        chosen[split] = [item for group in groups.values() for item in group[:: max(1, len(group) // SAMPLE)][:SAMPLE]]
-    return chosen
+    return {split: spread(items, SAMPLE) for split, items in source.splits.items()}
 
 
 def _read(

@@ -6,8 +6,6 @@ import json as json_format
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from anprompt.errors import UserError
-
 if TYPE_CHECKING:
     from anprompt.results.bakeoff import Entrant
 
@@ -57,7 +55,8 @@ def compare(
     from functools import partial
 
     from anprompt import methods as known
-    from anprompt.commands.bench import carry_out_with_bars, cores_of, names_in, numbers_in, say_failures
+    from anprompt.commands.bench import carry_out_with_bars, say_failures
+    from anprompt.commands.lists import cores_each, names_in, numbers_in
     from anprompt.files import check_writable
     from anprompt.protocols import Asked, Bench, declare
     from anprompt.protocols.benchmark import Machines
@@ -66,11 +65,10 @@ def compare(
     from anprompt.report import console
     from anprompt.results.bakeoff import advice, bake_off
 
-    if jobs < 1 or (threads is not None and threads < 1):
-        raise UserError(f"--jobs and --threads must be at least 1 (got {jobs} and {threads}).")
+    cores = cores_each(jobs, threads)
     entered = names_in(methods)
     open_methods = [name for name in entered if known.find(name).supports_new_classes]
-    setting = Bench(backbone, out, data_root, texts, device, threads=threads or cores_of(jobs))
+    setting = Bench(backbone, out, data_root, texts, device, threads=cores)
     benchmark_of = partial(opened_benchmark, data_root=data_root)
     drawn = numbers_in("seeds", seeds)
     runs = declare(Asked("few-shot", entered, [data], None, drawn, [shots], recipe), benchmark_of)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from anprompt.clip import Backbone
     from anprompt.data import DataSource, Item
     from anprompt.methods import Method
+    from anprompt.settings import Progress
     from anprompt.text import DescriptionBank
     from anprompt.text.noise import Material
 
-Progress = Callable[[str, int, int, dict[str, float]], None]
 STRENGTHS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # of the plot of accuracy over strength
 CURVE_WORDINGS = 2  # draws per point of it
 EXPLAINED = """\

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Optional
 
+from anprompt.commands.lists import names_in
 from anprompt.errors import UserError
 
 if TYPE_CHECKING:
@@ -94,7 +95,7 @@ def table(
 
 def _names(text: str | None, option: str) -> list[str]:
     """The entries of a list with commas."""
-    names = [entry.strip() for entry in (text or "").split(",") if entry.strip()]
+    names = names_in(text)
     if text is not None and not names:
         raise UserError(f"{option} needs at least one name.")
     return names

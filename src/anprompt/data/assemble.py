@@ -6,8 +6,7 @@ import random
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
-from anprompt.data.decode import open_file
-from anprompt.data.source import DataSource, Item
+from anprompt.data.source import DataSource, Item, open_file
 from anprompt.errors import Problems, did_you_mean
 
 SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}

@@ -7,10 +7,10 @@ from pathlib import Path, PurePosixPath
 
 from anprompt.data.assemble import canonical_name, check_class_names
 from anprompt.data.benchmarks import SPLIT_NAMES, VARIANTS_FILE, Benchmark, differences, match_benchmark
-from anprompt.data.decode import open_file
 from anprompt.data.matching import SHOWN_FILES, MissingPictures, PictureFinder, shortened
-from anprompt.data.source import DEFAULT_TEMPLATE, DataSource, Item
+from anprompt.data.source import DataSource, Item, open_file
 from anprompt.errors import Problems, UserError
+from anprompt.text.templates import DEFAULT_TEMPLATE
 
 
 def split_files(root: Path) -> list[Path]:

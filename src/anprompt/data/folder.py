@@ -11,10 +11,10 @@ from anprompt.data.assemble import (
     check_class_names,
     check_class_sets,
 )
-from anprompt.data.decode import is_image_name
 from anprompt.data.listing import is_visible, list_files
 from anprompt.data.source import DataSource
 from anprompt.errors import Problems, UserError
+from anprompt.pictures import is_image_name
 
 LAYOUT = "<class>/<pictures>, or train/<class>/<pictures> and test/<class>/<pictures>"
 

@@ -8,11 +8,11 @@ from typing import NamedTuple
 
 from anprompt.data.assemble import canonical_name
 from anprompt.data.benchmarks import CLASS_LIST, Benchmark, differences, find_benchmark, find_folder
-from anprompt.data.decode import IMAGE_SUFFIXES, is_image_name, open_file
 from anprompt.data.listing import list_kept
 from anprompt.data.matching import SHOWN_FILES, shortened
-from anprompt.data.source import DataSource, Item
+from anprompt.data.source import DataSource, Item, open_file
 from anprompt.errors import Problems, UserError
+from anprompt.pictures import IMAGE_SUFFIXES, is_image_name
 
 CLASS_ID = re.compile(r"n\d{8}")
 

@@ -7,11 +7,11 @@ from pathlib import Path, PurePosixPath
 
 from anprompt.data.assemble import canonical_name, check_class_names, split_in_three
 from anprompt.data.benchmarks import Benchmark, differences
-from anprompt.data.decode import is_image_name, open_file
 from anprompt.data.listing import list_kept
 from anprompt.data.matching import SHOWN_FILES, shortened
-from anprompt.data.source import DataSource, Item
+from anprompt.data.source import DataSource, Item, open_file
 from anprompt.errors import Problems, UserError
+from anprompt.pictures import is_image_name
 
 
 def load_own_split(benchmark: Benchmark, folder: Path) -> DataSource:

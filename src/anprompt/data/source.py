@@ -14,9 +14,10 @@ from PIL import Image
 
 from anprompt.data.draw import base_new_split
 from anprompt.errors import UserError, unknown_name
+from anprompt.pictures import decode
+from anprompt.text.templates import DEFAULT_TEMPLATE
 
 SUBSETS = ("all", "base", "new")
-DEFAULT_TEMPLATE = "a photo of a {}."
 
 
 class Item(NamedTuple):
@@ -25,6 +26,11 @@ class Item(NamedTuple):
     path: str  # a file, or the virtual path of a picture that is made on the fly
     label: int  # index into DataSource.classes
     name: str  # the class name, DataSource.classes[label]
+
+
+def open_file(item: Item) -> Image.Image:
+    """Decode the file of an item (the opener of every source that reads files)."""
+    return decode(item.path)
 
 
 @dataclass(frozen=True)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from anprompt.data.assemble import SPLIT_NAMES, build_source, canonical_name, check_class_names, check_class_sets
+from anprompt.data.matching import SHOWN_FILES
 from anprompt.data.source import DataSource
 from anprompt.errors import Problems, UserError, did_you_mean
 
@@ -19,7 +20,6 @@ TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".jsonl"})
 PATH_COLUMNS = ("path", "filepath", "image", "file")
 NAME_COLUMNS = ("class_name", "class", "label")
 SPLIT_COLUMN = "split"
-SHOWN_FILES = 5
 
 
 class Row(NamedTuple):

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from anprompt.protocols.execute import Done, Progress, bring_back, execute, in_temporary_folder
+from anprompt.protocols.execute import Done, bring_back, execute, in_temporary_folder
 from anprompt.protocols.executors import Outcome, run_processes, run_serial
 from anprompt.protocols.plan import Plan
 from anprompt.protocols.runs import Bench, Task
+from anprompt.settings import Progress
 
 
 @dataclass(frozen=True)

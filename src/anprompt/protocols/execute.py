@@ -6,7 +6,6 @@ import json
 import shutil
 import tempfile
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -23,11 +22,10 @@ from anprompt.protocols.declare import learns
 from anprompt.protocols.plan import is_done, open_source
 from anprompt.protocols.runs import Bench, Evaluation, Task
 from anprompt.results import make_record, write_record
-from anprompt.settings import Note, cache_for, find_device
+from anprompt.settings import Note, Progress, cache_for, find_device
 from anprompt.training.checkpoint import FILE
 
 FIT_RECORD, TRAINING = "record.json", "training"
-Progress = Callable[[str, int, int, dict[str, float]], None]  # (stage, done, total, numbers to show)
 
 
 @dataclass
@@ -84,7 +82,9 @@ def _trained(task: Task, bench: Bench, progress: Progress | None) -> tuple[Promp
     backbone = backbone_of(bench.backbone, bench.device)
     if (folder / DOCUMENT).exists() and (folder / FIT_RECORD).exists():
         fit = json.loads((folder / FIT_RECORD).read_text(encoding="utf-8"))
-        return PromptClassifier.load(folder, backbone, device=bench.device, texts=bench.texts), _facts(fit, folder)
+        cache = _cache(bench.cache, bench.cache_limit)
+        classifier = PromptClassifier.load(folder, backbone, device=bench.device, texts=bench.texts, cache=cache)
+        return classifier, _facts(fit, folder)
     classifier = PromptClassifier(
         backbone, run.method, preset=run.preset, shots=max(1, run.shots), subset=run.subset, texts=bench.texts,
         options=dict(run.options), recipe=dict(run.training), cache=_cache(bench.cache, bench.cache_limit),

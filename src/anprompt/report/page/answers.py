@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -18,8 +18,8 @@ from anprompt.classifier import PromptClassifier
 from anprompt.data import DataSource, Item
 from anprompt.data.names import distinct_names
 from anprompt.methods import Method
+from anprompt.settings import Progress
 
-Progress = Callable[[str, int, int, dict[str, float]], None]
 TOP = 5  # a second measure of accuracy, where there are more than twice as many classes
 
 

@@ -16,7 +16,6 @@ from anprompt.errors import UserError
 from anprompt.report.page import charts
 from anprompt.report.page.answers import (
     Answers,
-    Progress,
     class_rows,
     confused_pairs,
     headline,
@@ -26,7 +25,7 @@ from anprompt.report.page.answers import (
 from anprompt.report.page.given import Given, Missing, losses
 from anprompt.report.page.pictures import LARGE, THUMB, data_uri, overlay
 from anprompt.report.page.wording import robustness, summary
-from anprompt.settings import bank_for
+from anprompt.settings import Progress, bank_for
 
 MATRIX = 40  # classes: with more, confusion is a list only
 THUMBS, MOST_THUMBS = 3, 120  # of a class, and in all: with more classes fewer each, then not of all classes

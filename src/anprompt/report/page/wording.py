@@ -10,8 +10,9 @@ from anprompt.analysis.robustness import Noise, Subject, encode, has_class_weigh
 from anprompt.data import BadImage
 from anprompt.data.draw import spread
 from anprompt.errors import UserError
-from anprompt.report.page.answers import Answers, Progress
+from anprompt.report.page.answers import Answers
 from anprompt.report.page.given import Missing
+from anprompt.settings import Progress
 from anprompt.text import DescriptionBank
 from anprompt.text.noise import Material, find_synonyms
 

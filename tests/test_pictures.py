@@ -10,8 +10,9 @@ import pytest
 from PIL import Image, ImageOps
 
 from anprompt.data import BadImage, Item, decode, verify_images
-from anprompt.data.decode import is_image_name, open_file
+from anprompt.data.source import open_file
 from anprompt.errors import UserError
+from anprompt.pictures import is_image_name
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
