@@ -1,4 +1,4 @@
-"""BIP written down a second time, from its card: literal, slow, in fp64."""
+"""BIP written down a second time, from its equations: literal, slow, in fp64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""TAC written down a second time, from its card: literal, slow, in fp64."""
+"""TAC written down a second time, from its equations: literal, slow, in fp64."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""MMRL and MMRL++ written down a second time, from their cards: literal, slow, in fp64."""
+"""MMRL and MMRL++ written down a second time, from their equations: literal, slow, in fp64."""
 
 from __future__ import annotations
 

@@ -24,3 +24,8 @@ def test_class_vectors_start_as_means_of_the_photos() -> None:
     torch.testing.assert_close(method.head.detach(), expected)
     with pytest.raises(UserError, match="outside the tower"):
         make("bip", backbone, vision_block=13)
+
+
+def test_blocks_outside_the_tower_are_named() -> None:
+    with pytest.raises(UserError, match="'text_block' is 15, but that tower has 4 blocks"):
+        make("bip", small_backbone(), text_block=15)

@@ -1,6 +1,6 @@
 """The published data sets, one entry each: where copies keep them, how classes are worded, and how many there are.
 
-Folder and file names are CoOp's; templates are card 0.5, table T_std; counts are those of the published split files or,
+Folder and file names are CoOp's; templates are those of CoOp's zero-shot tables; counts are those of the published split files or,
 for ImageNet and its variants, of the data sets' own descriptions.
 """
 

@@ -28,9 +28,9 @@ from torch import Tensor, nn
 from anprompt.clip import Backbone
 from anprompt.clip.kernels import quick_gelu
 from anprompt.clip.plan import PromptPlan, PromptWrite
+from anprompt.errors import UserError
 from anprompt.methods.base import ClassBlock, Method, Photos, Preset
 from anprompt.methods.contexts import places, prompted, text_plan, vision_plan
-from anprompt.methods.maps import parse_layers
 from anprompt.methods.options import option
 
 
@@ -86,8 +86,9 @@ class BIP(Method):
         self.options: BIPOptions
         o, config = options, backbone.config
         d, d_text, d_vision = config.joint_width, config.text.width, config.vision.width
-        for block, tower in ((o.text_block, config.text), (o.vision_block, config.vision)):
-            parse_layers(str(block), tower.depth)
+        for name, tower in (("text_block", config.text), ("vision_block", config.vision)):
+            if (block := getattr(o, name)) > tower.depth:
+                raise UserError(f"Option '{name}' is {block}, but that tower has {tower.depth} blocks.")
         self.text_prompts = nn.Parameter(0.02 * torch.randn(o.length, d_text))  # p^t (K, D_t)
         self.vision_prompts = nn.Parameter(0.02 * torch.randn(o.length, d_vision))  # p^v (K, D_v)
         self.text_net = PromptNet(d, o.hidden, o.length, d_text)
