@@ -1,4 +1,7 @@
-"""LwEIB written down a second time, from its equations: literal, slow, in fp64. The draws of a step are taken as given."""
+"""LwEIB written down a second time, from its equations: literal, slow, in fp64.
+
+The draws of a step are taken as given.
+"""
 
 from __future__ import annotations
 

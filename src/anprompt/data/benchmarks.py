@@ -1,7 +1,7 @@
 """The published data sets, one entry each: where copies keep them, how classes are worded, and how many there are.
 
-Folder and file names are CoOp's; templates are those of CoOp's zero-shot tables; counts are those of the published split files or,
-for ImageNet and its variants, of the data sets' own descriptions.
+Folder and file names are CoOp's; templates are those of CoOp's zero-shot tables; counts are those of the published
+split files or, for ImageNet and its variants, of the data sets' own descriptions.
 """
 
 from __future__ import annotations
