@@ -27,6 +27,13 @@ class LiteralTAC(Twin):
         """F_c."""
         return unit(mean_of([self.encoder.text(s) for s in self.sentences[name]]))
 
+    def start(self, length: int) -> Tensor:
+        """First values ``(n, D)`` of the text prompts of block 1."""
+        e = self.encoder
+        a, photo, of = (e.tokenizer([word])[0].tolist()[1] for word in ("a", "photo", "of"))
+        ids = [a, photo, of, a, e.config.eot_id, 0, 0, 0, 0, 0]  # 0 pads
+        return torch.stack([e.w["text.token.weight"][i] for i in ids[:length]])
+
     def tokens(self, tower: str) -> list[Tensor]:
         own = self.linear(self.centres, f"to_{tower}")
         return [torch.cat([own, prompts]) for prompts in self.leaf[f"{tower}_prompts"]]

@@ -25,6 +25,14 @@ def test_tac_equals_the_literal_one(depth: int) -> None:
     check_against(LiteralTAC, "tac", depth=depth, length=2)
 
 
+@pytest.mark.parametrize("length", [2, 5, 10])
+def test_prompts_of_the_first_block_start_as_the_sentence_with_its_end(length: int) -> None:
+    """Embeddings of tokens 1 … n of "a photo of a": from the fifth on the end of text, then padding."""
+    backbone = small_backbone()
+    method, twin = make("tac", backbone, length=length), LiteralTAC(make("tac", backbone), NAMES)
+    torch.testing.assert_close(method.text_prompts[0].double(), twin.start(length), rtol=0, atol=0)
+
+
 def test_centres_are_directions_of_their_rows() -> None:
     """Three bundles of rows are found; in general, each centre is the mean direction of the rows nearest to it."""
     generator = torch.Generator().manual_seed(0)

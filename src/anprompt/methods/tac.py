@@ -9,8 +9,9 @@ https://github.com/FushengHao/TAC
     {e_cls, e_1 … e_M, a^v, p_l^v}                   patches cannot attend to a^v; all else can                     (d)
     L = CE(s f_v f_tᵀ, y) + 20 mean|f_t − F| + 25 mean|f_v − f_v^clip(photo without augmentation)|                  (e)
 
-All features have unit length. The learned numbers are averaged over the ends of all epochs. With fewer classes than
-clusters, single sentences are clustered.
+All features have unit length. p_l^t of block 1 starts as the embeddings of "a photo of a", t_EOS and padding. The
+learned numbers are averaged over the ends of all epochs. With fewer classes than clusters, single sentences are
+clustered.
 """
 
 from __future__ import annotations
@@ -33,7 +34,6 @@ from anprompt.methods.contexts import (
     check_depth,
     places,
     prompted,
-    start_of_context,
     text_plan,
     vision_plan,
 )
@@ -78,8 +78,9 @@ class TAC(Method):
         check_depth(options.depth, backbone)
         config, n, depth = backbone.config, options.length, options.depth
         deep = 0.02 * torch.randn(depth, n, config.text.width)
-        words = STANDARD_WORDS if n >= len(STANDARD_WORDS.split()) else ""
-        deep[0] = start_of_context(backbone, n, words)
+        if deep.device.type != "meta":  # places 1 … n of the sentence: with n > 4 its t_EOS and padding as well
+            ids = backbone.tokenizer([STANDARD_WORDS])[0, 1 : 1 + n]
+            deep[0, : len(ids)] = backbone.text.token.weight.detach()[ids]
         self.text_prompts = nn.Parameter(deep)  # (J, n, D_t)
         self.vision_prompts = nn.Parameter(0.02 * torch.randn(depth, n, config.vision.width))  # (J, n, D_v)
         self.to_text = nn.Linear(config.joint_width, config.text.width)
