@@ -9,6 +9,7 @@ import torch
 
 from anprompt import methods
 from anprompt.errors import UserError
+from anprompt.methods import tac
 from anprompt.methods.clusters import cosine_centres
 from anprompt.training import Recipe, TrainingImages, train
 from anprompt.training.batches import augmented_batches
@@ -63,6 +64,25 @@ def test_clusters_are_of_the_training_classes_and_stay() -> None:
     torch.testing.assert_close(few.centres, cosine_centres(sentences, 5), rtol=1e-4, atol=1e-5)
     with pytest.raises(UserError, match="5 clusters need at least 5 classes or sentences, but there are 4"):
         methods.create("tac", small_backbone(), NAMES[:4])
+
+
+def test_descriptions_are_only_read_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither other classes, other wordings nor loading an adapter encode them, so an adapter keeps none."""
+    method, encoded = make("tac", small_backbone()), list[str]()
+    monkeypatch.setattr(tac, "Sentences", lambda backbone, texts: encoded.extend(texts))
+    method.with_classes(NEW_NAMES, bank()).logits(batch(1)["pixels"])
+    method.with_bank(bank())
+    method.add_classes(NEW_NAMES, bank())
+    assert encoded == []
+    assert method.used_texts([*NAMES, *NEW_NAMES]).main == {}
+
+
+def test_the_mask_is_made_once_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
+    method, made = make("tac", small_backbone()), list[int]()
+    allowed = method._allowed
+    monkeypatch.setattr(method, "_allowed", lambda length: (made.append(length), allowed(length))[1])
+    method.image_features(batch(2)["pixels"])
+    assert made == [1 + method.backbone.config.patches + 10]
 
 
 def test_views_and_plain_photos_in_the_loss() -> None:

@@ -162,11 +162,13 @@ class Tower(nn.Module):
         plan = plan or PromptPlan()
         plan.check(self.depth)
         whole = plan.reach > 0 and rows is not None  # an adapter that looks sideways needs all rows to the end
+        allowed: Tensor | None = None
         for number in range(first, last + 1):
             for write in plan.before(number):
                 tokens = write.apply(tokens)
             read = rows if number == last and not whole else None
-            allowed = None if plan.allowed is None else plan.allowed(tokens.shape[1]).to(tokens.device)
+            if plan.allowed is not None and (allowed is None or len(allowed) != tokens.shape[1]):
+                allowed = plan.allowed(tokens.shape[1]).to(tokens.device)
             tokens = self.block(number)(tokens, self.causal, read, plan.inside(number), allowed)
             tokens = plan.adapt(number, tokens)
         if whole and rows is not None:

@@ -98,13 +98,8 @@ class TAC(Method):
             features = Sentences(self.backbone, [s for own in texts for s in own]).features()
         return list(torch.split(features, [len(own) for own in texts]))
 
-    def _means(self, names: Sequence[str]) -> Tensor:
-        """F ``(C, d)``: of the sentences' features as they come, not of unit ones."""
-        return F.normalize(torch.stack([part.mean(dim=0) for part in self._features(names)]), dim=-1)
-
     def make_block(self, names: Sequence[str], *, trained: bool) -> ClassBlock:
         block = super().make_block(names, trained=trained)
-        block.extra["mean"] = self._means(names)
         count = self.options.clusters + self.options.length
         frame = places(count).replace("{}.", FRAME)
         return replace(block, sentences=prompted(self.backbone, self.bank, frame, count, names))
@@ -114,18 +109,17 @@ class TAC(Method):
 
     def start(self, names: Sequence[str], bank: DescriptionBank) -> None:
         super().start(names, bank)
-        rows, k = self.blocks[0].extra["mean"], self.options.clusters
+        features, k = self._features(names), self.options.clusters
+        rows = F.normalize(torch.stack([part.mean(dim=0) for part in features]), dim=-1)  # of features as they come
+        self.blocks[0].extra["mean"] = rows  # F (C, d)
         if len(rows) < k:  # then single sentences, not classes
-            rows = F.normalize(torch.cat(self._features(names)), dim=-1)
+            rows = F.normalize(torch.cat(features), dim=-1)
         if len(rows) < k:
             raise UserError(
                 f"{k} clusters need at least {k} classes or sentences, but there are {len(rows)}: "
                 "lower the option 'clusters' or add texts."
             )
         self.centres.copy_(cosine_centres(rows, k))  # (a)
-
-    def used_texts(self, names: Sequence[str]) -> DescriptionBank:
-        return DescriptionBank({n: self.bank.main[n] for n in names if n in self.bank.main}, {}, self.bank.source)
 
     # ---- features --------------------------------------------------------------------------------------------------
 
