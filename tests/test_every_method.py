@@ -20,6 +20,7 @@ from helpers_methods import FewPhotos, small_backbone
 
 NAMES = [method.name for method in methods.available()]
 NEW = ["bright star field", "lake"]
+LEFT = {"tac": 0.9}  # of the loss after six steps, at most; TAC averages over all epochs, the first included
 every_method = pytest.mark.parametrize("name", NAMES)
 
 
@@ -58,7 +59,7 @@ def test_fitting_resuming_saving_loading(name: str, tmp_path: Path) -> None:
         pytest.skip("nothing to train")
     before = loss(method)
     train(method, photos(), recipe, seed=1, folder=tmp_path / "whole")
-    assert loss(method) < 0.8 * before
+    assert loss(method) < LEFT.get(name, 0.8) * before
 
     def report(epoch: int, step: int, *_: Any) -> None:
         if (epoch, step) == (1, 0):
