@@ -8,7 +8,7 @@ import torch
 from anprompt.clip import PromptPlan
 from helpers_clip import random_backbone
 from helpers_methods import batch
-from helpers_twins import check_against
+from helpers_twins import check_against, make
 from literal_anprompt import mask
 from literal_refiner import LiteralTextRefiner, OpenEncoder
 
@@ -18,6 +18,14 @@ def test_textrefiner_equals_the_literal_one() -> None:
     untouched = (twin.after == twin.memory).all(dim=1)
     assert 0 < untouched.sum() < 25, "both kinds of slots are wanted"
     torch.testing.assert_close(method.cache, twin.after, rtol=1e-9, atol=1e-9)
+
+
+def test_a_step_of_textrefiner_sees_the_photos_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone = random_backbone(vision_depth=2, text_depth=1)
+    method, seen, embed = make("textrefiner", backbone), list[int](), backbone.vision.embed
+    monkeypatch.setattr(backbone.vision, "embed", lambda pixels: (seen.append(len(pixels)), embed(pixels))[1])
+    method.losses(batch(3))
+    assert seen == [3]
 
 
 @pytest.mark.parametrize("values", [False, True])

@@ -90,8 +90,8 @@ class TextRefiner(ContextMethod):
         taken = nearest.amax(dim=0)[:, None] > 0
         self.cache.copy_(torch.where(taken, F.normalize(written, dim=-1), self.cache))
 
-    def _local(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """All tokens z ``(B, L, d)`` of (c), and those of the local loss ``(B, 2 + patches, d)``."""
+    def _local(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """f_v ``(B, d)``, all tokens z ``(B, L, d)`` of (c), and those of the local loss ``(B, 2 + patches, d)``."""
         with torch.no_grad():
             local = self.backbone.local(pixels)
         b, length, d = local.tokens.shape
@@ -99,16 +99,16 @@ class TextRefiner(ContextMethod):
         count = min(self.options.patches, length - 1)
         top = 1 + local.attention[:, 1:].topk(count, dim=1).indices  # (B, patches)
         patches = z.gather(1, top[..., None].expand(-1, -1, d))
-        return z, torch.cat([z[:, :1], patches, z.mean(dim=1, keepdim=True)], dim=1)
+        chosen = torch.cat([z[:, :1], patches, z.mean(dim=1, keepdim=True)], dim=1)
+        return F.normalize(local.cls, dim=-1), z, chosen
 
     def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """(f) and its terms, unweighted."""
         o, labels, scale = self.options, batch["labels"], self.backbone.logit_scale
-        f_v = self.image_features(batch["pixels"])
+        f_v, z, chosen = self._local(batch["pixels"])
         f_t = super().class_weights(self.blocks[0])  # (C, d)
         refined = self._refined(f_t)
         cross_entropy = F.cross_entropy(scale * f_v @ refined.T, labels)  # (b)
-        z, chosen = self._local(batch["pixels"])
         local_logits = (scale * chosen @ f_t.T).flatten(0, 1)  # (B·(2 + patches), C)
         local = F.cross_entropy(local_logits, labels.repeat_interleave(chosen.shape[1]))  # (d)
         near = (F.normalize(refined, dim=-1) - f_t).abs().mean()  # (e)
