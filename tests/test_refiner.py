@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from anprompt.clip import PromptPlan
+from anprompt.clip import BlockAdapter, PromptPlan
 from helpers_clip import random_backbone
 from helpers_methods import batch
 from helpers_twins import check_against, make
@@ -35,7 +35,7 @@ def test_local_features(plan: str, values: bool) -> None:
     backbone, pixels = random_backbone(vision_depth=3, text_depth=1), batch(2)["pixels"]
     blocks = {"none": (), "deep": (1, 2, 3), "last block only": (3,)}[plan]
     tokens = {n: torch.randn(2, 32, generator=torch.Generator().manual_seed(n)).requires_grad_() for n in blocks}
-    found = backbone.local(pixels, PromptPlan.deep(tokens, at=None), values=values)
+    found = backbone.local(pixels, PromptPlan.deep(tokens, at=None), values=values, attention=True)
     encoder, expected, attention = OpenEncoder(backbone), [], []
     for one in pixels:
         x = encoder.norm(encoder.patches(one), "vision.ln_pre", 1e-5)
@@ -52,9 +52,34 @@ def test_local_features(plan: str, values: bool) -> None:
     literal = torch.stack(expected)
     ours = torch.cat([found.cls, found.tokens.flatten(1)], dim=1)
     torch.testing.assert_close(ours.double(), literal, rtol=1e-4, atol=1e-4)
+    assert found.attention is not None
     torch.testing.assert_close(found.attention.double(), torch.stack(attention), rtol=1e-4, atol=1e-5)
     if tokens:
         weight = torch.randn(literal.shape, generator=torch.Generator().manual_seed(0))
         mine, theirs = (torch.autograd.grad((x * weight).sum(), list(tokens.values())) for x in (ours, literal))
         for a, b in zip(mine, theirs, strict=True):
             assert (a - b).norm() <= 1e-5 * b.norm()
+
+
+@pytest.mark.parametrize("values", [False, True])
+def test_local_features_obey_the_whole_plan_in_the_last_block(values: bool) -> None:
+    """What may attend to what, and adapters behind a block."""
+    backbone, pixels = random_backbone(vision_depth=3, text_depth=1), batch(2)["pixels"]
+
+    def allowed(length: int) -> torch.Tensor:
+        return torch.ones(length, length, dtype=torch.bool).tril()
+
+    plan = PromptPlan(adapters=(BlockAdapter(3, lambda rows: 0.5 * rows),), allowed=allowed)
+    found = backbone.local(pixels, plan, values=values)
+    torch.testing.assert_close(found.cls, backbone.images(pixels, plan).cls, rtol=1e-5, atol=1e-5)
+    assert found.attention is None
+
+
+def test_only_the_class_token_passes_the_last_block_beside_the_value_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    backbone, pixels = random_backbone(vision_depth=3, text_depth=1), batch(2)["pixels"]
+    last, rows = backbone.vision.block(3), list[int]()
+    forward = last.fed_forward
+    monkeypatch.setattr(last, "fed_forward", lambda x, *more: (rows.append(x.shape[1]), forward(x, *more))[1])
+    monkeypatch.setattr(last, "first_row_attention", lambda x: pytest.fail("nobody asked for it"))
+    backbone.local(pixels, values=True)
+    assert rows == [1, 17]

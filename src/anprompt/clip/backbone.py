@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -52,13 +52,13 @@ class ImageFeatures:
 class LocalFeatures:
     """Outputs of all tokens of an image; fp32, projected, not normalised.
 
-    cls: ``(B, C)``. tokens: ``(B, L, C)``, CLS first, prompts where the plan puts them. attention: ``(B, L)``, of CLS
-    to all tokens in the last block, mean over heads; it sums to 1.
+    cls: ``(B, C)``. tokens: ``(B, L, C)``, CLS first, prompts where the plan puts them. attention, when asked for:
+    ``(B, L)``, of CLS to all tokens in the last block, mean over heads; it sums to 1.
     """
 
     cls: Tensor
     tokens: Tensor
-    attention: Tensor
+    attention: Tensor | None = None
 
 
 class Backbone(nn.Module):
@@ -206,10 +206,13 @@ class Backbone(nn.Module):
             frozen=teacher,
         )
 
-    def local(self, pixels: Tensor, plan: PromptPlan = NO_PROMPTS, *, values: bool = False) -> LocalFeatures:
+    def local(
+        self, pixels: Tensor, plan: PromptPlan = NO_PROMPTS, *, values: bool = False, attention: bool = False
+    ) -> LocalFeatures:
         """Encode normalised pixels ``(B, 3, H, W)`` under ``plan`` and keep the outputs of all tokens.
 
         values: tokens are those of the last block's value path, in which each stays with what stands at its own place.
+        attention: also return what CLS attends to in the last block.
         Blocks below the first prompt run as in :meth:`images`; from there on all rows are computed.
         """
         tower = self.vision
@@ -217,7 +220,7 @@ class Backbone(nn.Module):
         x = tower.run(self.trunk(pixels, first), first, tower.depth - 1, plan)
         for write in plan.before(tower.depth):
             x = write.apply(x)
-        block, inside = tower.block(tower.depth), plan.inside(tower.depth)
-        out = tower.read(block(x, False, inside=inside))  # (B, L, C)
-        tokens = tower.read(block.value_path(x, inside)) if values else out
-        return LocalFeatures(out[:, 0], tokens, block.first_row_attention(x))
+        block, rows = tower.block(tower.depth), x.new_zeros(len(x), 1, dtype=torch.long) if values else None
+        out = tower.read(tower.run(x, tower.depth, tower.depth, replace(plan, writes=()), rows))  # (B, L or 1, C)
+        tokens = tower.read(block.value_path(x, plan.inside(tower.depth))) if values else out
+        return LocalFeatures(out[:, 0], tokens, block.first_row_attention(x) if attention else None)

@@ -108,10 +108,10 @@ class Block(nn.Module):
 
     def first_row_attention(self, x: Tensor) -> Tensor:
         """How much the first row of each ``(B, L, D)`` attends to every row: ``(B, L)``, mean over heads, sums to 1."""
-        b, length, d = x.shape
-        qkv: Tensor = self.qkv(self._norm(self.ln_1, x)).float()
-        q, k, _ = qkv.view(b, length, 3, self.heads, -1).unbind(2)  # each (B, L, H, D/H)
-        scores = torch.einsum("bhc,blhc->bhl", q[:, 0], k) * (d // self.heads) ** -0.5
+        d, h, weight, bias = x.shape[-1], self._norm(self.ln_1, x), self.qkv.weight, self.qkv.bias
+        q = F.linear(h[:, 0], weight[:d], bias[:d]).float().unflatten(-1, (self.heads, -1))  # (B, H, D/H)
+        k = F.linear(h, weight[d : 2 * d], bias[d : 2 * d]).float().unflatten(-1, (self.heads, -1))  # (B, L, H, D/H)
+        scores = torch.einsum("bhc,blhc->bhl", q, k) * (d // self.heads) ** -0.5
         attention: Tensor = scores.softmax(dim=-1).mean(dim=1)
         return attention
 

@@ -61,8 +61,10 @@ class WatchedBackbone(Backbone):
         found = super().images(pixels, self._with_readers(plan), prompts=prompts)
         return replace(found, frozen=self.images(pixels).cls) if frozen else found
 
-    def local(self, pixels: Tensor, plan: PromptPlan = NO_PROMPTS, *, values: bool = False) -> LocalFeatures:
-        return super().local(pixels, self._with_readers(plan), values=values)
+    def local(
+        self, pixels: Tensor, plan: PromptPlan = NO_PROMPTS, *, values: bool = False, attention: bool = False
+    ) -> LocalFeatures:
+        return super().local(pixels, self._with_readers(plan), values=values, attention=attention)
 
     def encode_image(self, pixels: Tensor) -> Tensor:
         return F.normalize(self.images(pixels).cls, dim=-1)

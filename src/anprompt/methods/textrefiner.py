@@ -93,7 +93,8 @@ class TextRefiner(ContextMethod):
     def _local(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """f_v ``(B, d)``, all tokens z ``(B, L, d)`` of (c), and those of the local loss ``(B, 2 + patches, d)``."""
         with torch.no_grad():
-            local = self.backbone.local(pixels)
+            local = self.backbone.local(pixels, attention=True)
+        assert local.attention is not None
         b, length, d = local.tokens.shape
         z: Tensor = self.align(local.tokens.flatten(0, 1)).view(b, length, d)
         count = min(self.options.patches, length - 1)
