@@ -115,7 +115,7 @@ def test_averaged_gradients_are_grad_cam_at_the_last_block() -> None:
         return (own - (logits.sum(dim=1) - own) / (len(NAMES) - 1)).sum()
 
     plan = PromptPlan.deep(method.tokens()[0], mix=method.options.mix)
-    expected = as_map(relevance(method.backbone, pixels, score, plan).detach())
+    expected = as_map(relevance(method.backbone, pixels, score, plan)[0])
     torch.testing.assert_close(cam(method, pixels, labels, averaged=True), expected, rtol=1e-3, atol=1e-4)
 
 

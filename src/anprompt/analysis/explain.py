@@ -59,9 +59,7 @@ def cam(
     total = torch.zeros(len(pixels), method.backbone.config.patches, device=score.device)
     for reading, gradient in zip(readings, gradients, strict=True):
         if gradient is not None:  # of a pass that no logit depends on
-            g = gradient[:, reading.patches]  # (B, M, D)
-            g = g.mean(dim=1, keepdim=True) if averaged else g
-            total += (g * reading.tokens[:, reading.patches]).sum(dim=-1)  # (a) or (b)
+            total += reading.relevance(gradient, averaged=averaged)  # (a) or (b)
     return _as_maps(method, total.relu())
 
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anprompt.clip.config import ClipConfig
-from anprompt.clip.image_pass import read_images, run_images
+from anprompt.clip.image_pass import read_images, run_images, run_to_last
 from anprompt.clip.plan import PromptPlan
 from anprompt.clip.sentences import NO_PROMPTS, Sentences
 from anprompt.clip.towers import Block, TextTower, VisionTower
@@ -175,6 +175,14 @@ class Backbone(nn.Module):
         pixels = pixels.to(self.device)
         return compute(pixels) if self.cache is None else self.cache.fetch(pixels, block, compute)
 
+    def before_last(self, pixels: Tensor, plan: PromptPlan = NO_PROMPTS) -> Tensor:
+        """What comes into the last vision block under ``plan``: ``(B, L, D)``, with gradients to the plan's tokens.
+
+        Nothing is written for that block yet; rows that it overwrites as a whole are 0.
+        """
+        first = min(plan.first_block or self.vision.depth, self.vision.depth)
+        return run_to_last(self.vision, self.trunk(pixels, first), first, plan)
+
     def images(
         self, pixels: Tensor, plan: PromptPlan = NO_PROMPTS, *, frozen: bool = False, prompts: bool = True
     ) -> ImageFeatures:
@@ -213,11 +221,8 @@ class Backbone(nn.Module):
 
         values: tokens are those of the last block's value path, in which each stays with what stands at its own place.
         attention: also return what CLS attends to in the last block.
-        Blocks below the first prompt run as in :meth:`images`; from there on all rows are computed.
         """
-        tower = self.vision
-        first = min(plan.first_block or tower.depth, tower.depth)
-        x = tower.run(self.trunk(pixels, first), first, tower.depth - 1, plan)
+        tower, x = self.vision, self.before_last(pixels, plan)
         for write in plan.before(tower.depth):
             x = write.apply(x)
         block, rows = tower.block(tower.depth), x.new_zeros(len(x), 1, dtype=torch.long) if values else None

@@ -33,6 +33,15 @@ class Reading:
     change: Tensor
     patches: Tensor
 
+    def relevance(self, gradient: Tensor, *, averaged: bool) -> Tensor:
+        """``(B, M)``: what each patch's tokens a bring to a score with this gradient g with respect to ``change``.
+
+        ``Σ_d g_md a_md`` for patch m, as HiResCAM, or ``averaged``, with the mean of g over the patches, as Grad-CAM.
+        """
+        g = gradient[:, self.patches]  # (B, M, D)
+        g = g.mean(dim=1, keepdim=True) if averaged else g
+        return (g * self.tokens[:, self.patches]).sum(dim=-1)
+
 
 @dataclass(frozen=True)
 class Pass:
@@ -73,16 +82,19 @@ class WatchedBackbone(Backbone):
         """``plan`` with a reader behind all else in each watched block; its readings are a new pass."""
         current = Pass(plan)
         self.passes.append(current)
-        readers = [self._reader(number, current) for number in self.watched]
+        # reach: they get whole sequences (B, L, D), not packed rows
+        readers = [replace(reader(self, number, plan, current.readings), reach=1) for number in self.watched]
         return replace(plan, adapters=(*plan.adapters, *readers))
 
-    def _reader(self, number: int, current: Pass) -> BlockAdapter:
-        so_far = PromptPlan(tuple(write for write in current.plan.writes if write.block <= number))
 
-        def read(tokens: Tensor) -> Tensor:
-            change = torch.zeros_like(tokens, requires_grad=True)
-            patches = so_far.shifted(torch.arange(1, 1 + self.config.patches, device=tokens.device))
-            current.readings.append(Reading(number, tokens.detach(), change, patches))
-            return change
+def reader(backbone: Backbone, number: int, plan: PromptPlan, readings: list[Reading]) -> BlockAdapter:
+    """Adds what vision block ``number`` gets under ``plan``, in whole sequences, to ``readings``; changes nothing."""
+    so_far = PromptPlan(tuple(write for write in plan.writes if write.block <= number))
 
-        return BlockAdapter(number, read, reach=1, where="input")  # reach: it gets (B, L, D), not packed rows
+    def read(tokens: Tensor) -> Tensor:
+        change = torch.zeros_like(tokens, requires_grad=True)
+        patches = so_far.shifted(torch.arange(1, 1 + backbone.config.patches, device=tokens.device))
+        readings.append(Reading(number, tokens.detach(), change, patches))
+        return change
+
+    return BlockAdapter(number, read, where="input")

@@ -89,16 +89,16 @@ class DAPT(MaPLe):
     def start_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
-    def mask(self, pixels: Tensor, labels: Tensor, weights: Tensor, plan: PromptPlan) -> Tensor:
-        """``m`` of (2), ``(B, 1, H, W)``, zeros and ones. weights: ``f_t`` ``(C, d)``."""
+    def _mask(self, pixels: Tensor, labels: Tensor, weights: Tensor, plan: PromptPlan) -> tuple[Tensor, Tensor]:
+        """``m`` of (2), ``(B, 1, H, W)``, zeros and ones, and ``f_v`` ``(B, d)``. weights: ``f_t`` ``(C, d)``."""
 
         def true_class(cls: Tensor) -> Tensor:
             return (F.normalize(cls, dim=-1) * weights[labels]).sum()
 
-        cam = relevance(self.backbone, pixels, true_class, plan)[:, None]  # (B, 1, h, w)
-        cam = F.interpolate(cam, size=pixels.shape[2:], mode="bilinear", align_corners=True)
+        cam, cls = relevance(self.backbone, pixels, true_class, plan)  # (B, h, w), (B, d)
+        cam = F.interpolate(cam[:, None], size=pixels.shape[2:], mode="bilinear", align_corners=True)
         mask: Tensor = cam > self.options.threshold * cam.amax(dim=(2, 3), keepdim=True)
-        return mask.to(pixels.dtype)
+        return mask.to(pixels.dtype), F.normalize(cls, dim=-1)
 
     def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         o, block, labels, scale = self.options, self.blocks[0], batch["labels"], self.backbone.logit_scale
@@ -106,7 +106,7 @@ class DAPT(MaPLe):
         text, vision = self.prompts()  # (1)
         plan = vision_plan(self.backbone, vision)
         f_t = F.normalize(self.text_features(block, text), dim=-1)  # (C, d)
-        m = self.mask(pixels, labels, f_t.detach(), plan)  # (2)
+        m, f_v = self._mask(pixels, labels, f_t.detach(), plan)  # (2)
 
         def features(pixels: Tensor) -> Tensor:
             return F.normalize(self.backbone.images(pixels, plan).cls, dim=-1)
@@ -116,7 +116,6 @@ class DAPT(MaPLe):
             deep = PromptPlan(text_plan(self.backbone, text).writes[1:])  # their own words stay in the input
             return F.normalize(self.surroundings.features(deep), dim=-1)  # (W, d)
 
-        f_v = features(pixels)
         with torch.no_grad():
             f_fg = features(m * pixels)
         rows = torch.cat([f_t, background_texts()[:COLUMNS]]) if o.background_columns else f_t
