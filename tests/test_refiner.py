@@ -15,6 +15,8 @@ from literal_refiner import LiteralTextRefiner, OpenEncoder
 
 def test_textrefiner_equals_the_literal_one() -> None:
     method, twin = check_against(LiteralTextRefiner, "textrefiner")
+    assert torch.equal(method.cache, twin.memory), "losses write nothing"
+    method.after_step()
     untouched = (twin.after == twin.memory).all(dim=1)
     assert 0 < untouched.sum() < 25, "both kinds of slots are wanted"
     torch.testing.assert_close(method.cache, twin.after, rtol=1e-9, atol=1e-9)

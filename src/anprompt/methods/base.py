@@ -225,6 +225,9 @@ class Method(nn.Module, ABC):
         """Fill the parameters' gradients from what :meth:`losses` gave; a method with a gradient rule replaces this."""
         losses["total"].backward()  # type: ignore[no-untyped-call]
 
+    def after_step(self) -> None:
+        """Called by the loop after each step of the optimiser: what a method keeps of a step it writes down here."""
+
     def end_epoch(self, epoch: int, epochs: int) -> None:
         """Called by the loop after each epoch (counted from 0) of ``epochs``, before the state is written."""
 

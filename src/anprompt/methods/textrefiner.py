@@ -70,18 +70,20 @@ class TextRefiner(ContextMethod):
         self.extract = nn.Linear(2 * d, d, bias=False)  # W of (a)
         self.cache: Tensor
         self.register_buffer("cache", F.normalize(torch.rand(options.slots, d), dim=-1))  # M (slots, d)
+        self._tokens: Tensor | None = None  # z (N, d) of the last batch, until they are written into the cache
 
     def _refined(self, f_t: Tensor) -> Tensor:
         """f'_t of unit features f_t, ``(C, d)`` each: (a)."""
-        slots = self.cache.clone()  # the backward pass needs them as they are now, before (g)
-        fine = (f_t @ slots.T).softmax(dim=1) @ slots
+        fine = (f_t @ self.cache.T).softmax(dim=1) @ self.cache
         refined: Tensor = f_t + self.options.alpha * self.extract(torch.cat([f_t, fine], dim=1))
         return refined
 
     @torch.no_grad()
-    def _write(self, tokens: Tensor) -> None:
-        """(g), tokens z ``(N, d)``."""
-        unit = F.normalize(tokens, dim=-1)
+    def after_step(self) -> None:
+        """(g), of the tokens that the step's losses were made of."""
+        if self._tokens is None:
+            return
+        unit, self._tokens = F.normalize(self._tokens, dim=-1), None
         likeness = unit @ self.cache.T  # (N, slots)
         weight = torch.exp(likeness - likeness.amax(dim=0))
         nearest = F.one_hot(likeness.argmax(dim=1), len(self.cache)).to(unit.dtype)  # (N, slots)
@@ -113,7 +115,7 @@ class TextRefiner(ContextMethod):
         local_logits = (scale * chosen @ f_t.T).flatten(0, 1)  # (B·(2 + patches), C)
         local = F.cross_entropy(local_logits, labels.repeat_interleave(chosen.shape[1]))  # (d)
         near = (F.normalize(refined, dim=-1) - f_t).abs().mean()  # (e)
-        self._write(z.flatten(0, 1))
+        self._tokens = z.detach().flatten(0, 1)
         total = cross_entropy + o.local_weight * local + o.near_weight * near  # (f)
         return {"total": total, "cross_entropy": cross_entropy, "local": local, "near": near}
 

@@ -115,6 +115,7 @@ def train(
                 method.backward(losses)
                 gradients = [p.grad for p in parameters if p.grad is not None]
                 optimizer.step()
+                method.after_step()
                 reader.add(epoch, step, time.perf_counter() - began, losses, gradients, parameters)
                 if reader.due:
                     read()
