@@ -12,12 +12,14 @@ import pytest
 import torch
 from torch import Tensor
 
-from anprompt.clip import Backbone
+from anprompt import methods
+from anprompt.clip import Backbone, PromptPlan
 from anprompt.clip.cache import ENTRY, ActivationCache
 from anprompt.training import Recipe, train
 from helpers_cli import Cli, Refused
 from helpers_clip import random_backbone
 from helpers_fit import copies, new_method, pictures, same
+from helpers_methods import NAMES, FewPhotos, bank
 
 BATCH = torch.randn(4, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
@@ -57,6 +59,36 @@ def test_training_gives_the_same_bits_with_a_cold_a_warm_and_no_cache(tmp_path: 
     assert warm_calls == []
     assert (first.hits, second.misses) == (0, 0)
     assert first.misses == second.hits >= 5
+
+
+@pytest.mark.parametrize("name", ["zero-shot", "coop", "surpl", "tac"])
+def test_passes_without_prompts_are_kept_as_features(tmp_path: Path, name: str) -> None:
+    """Methods with a frozen vision tower, or whose teacher sees other photos: no picture runs through it twice."""
+    backbone = random_backbone(vision_depth=3, text_depth=3)
+    cache, depth = ActivationCache(tmp_path), {"depth": 2} if name in ("surpl", "tac") else {}
+    method = methods.create(name, backbone, NAMES, texts=bank(), photos=FewPhotos(backbone), **depth)
+    plain = method.logits(BATCH), backbone.encode_image(BATCH), backbone.images(BATCH, frozen=True).frozen
+    with cache.attached(backbone):
+        for _ in range(2):
+            cached = method.logits(BATCH), backbone.encode_image(BATCH), backbone.images(BATCH, frozen=True).frozen
+            assert all(torch.equal(a, b) for a, b in zip(plain, cached, strict=True))
+        with counted(backbone) as calls:
+            backbone.encode_image(BATCH)
+    assert calls == []
+    assert cache.misses == 1
+    assert cache.hits >= 4
+    (entry,) = tmp_path.glob(f"*{ENTRY}")
+    assert entry.stat().st_size < 4 * 16 * 4 + 512  # features, not rows
+
+
+def test_features_that_came_along_with_prompted_ones_serve_others(tmp_path: Path) -> None:
+    backbone = random_backbone()
+    plan = PromptPlan.deep({6: torch.zeros(2, backbone.vision.width)})
+    with ActivationCache(tmp_path).attached(backbone) as cache:
+        along = backbone.images(BATCH, plan, frozen=True).frozen
+        before = cache.hits
+        assert torch.equal(backbone.images(BATCH).cls, along)
+        assert cache.hits == before + 1
 
 
 def test_fit_and_evaluate_with_a_cache_write_the_same_and_read_it_the_second_time(

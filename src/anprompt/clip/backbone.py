@@ -167,12 +167,12 @@ class Backbone(nn.Module):
 
     def trunk(self, pixels: Tensor, block: int) -> Tensor:
         """What comes into vision block ``block`` while nothing below it has learnt: ``(B, 1 + M, D)``, no gradient."""
+        tower = self.vision
+        return self._kept(pixels.to(self.device), block, lambda own: run_images(tower, tower.embed(own), 1, block - 1))
 
-        @torch.no_grad()
-        def compute(pixels: Tensor) -> Tensor:
-            return run_images(self.vision, self.vision.embed(pixels), 1, block - 1)
-
-        pixels = pixels.to(self.device)
+    @torch.no_grad()
+    def _kept(self, pixels: Tensor, block: int, compute: Callable[[Tensor], Tensor]) -> Tensor:
+        """What the cache has for ``block`` (see :class:`Cache`), or ``compute(pixels)``."""
         return compute(pixels) if self.cache is None else self.cache.fetch(pixels, block, compute)
 
     def before_last(self, pixels: Tensor, plan: PromptPlan = NO_PROMPTS) -> Tensor:
@@ -192,22 +192,19 @@ class Backbone(nn.Module):
         same weights, same input).
         prompts: also return the outputs of prompts that stand right after CLS; without, nothing is spent on them.
         """
-        tower = self.vision
-        first = plan.first_block or 1
+        tower, pixels = self.vision, pixels.to(self.device)
+
+        def unprompted(block: int, tokens: Tensor) -> Tensor:
+            return tower.read(read_images(tower, tokens, block, NO_PROMPTS, prompts=False)[:, 0])
+
+        if plan.first_block is None:
+            features = self._kept(pixels, tower.depth + 1, lambda own: unprompted(1, tower.embed(own)))
+            return ImageFeatures(features, frozen=features if frozen else None)
+        first = plan.first_block
         trunk = self.trunk(pixels, first)
         after_cls = bool(plan.writes) and plan.writes[0].how == "insert" and plan.writes[0].at == 1
         out = read_images(tower, trunk, first, plan, prompts=prompts and after_cls)  # (B, 1 [+ K], D)
-        teacher = None
-        if frozen and plan.first_block is None:
-            teacher = tower.read(out[:, 0])
-        elif frozen:
-
-            @torch.no_grad()
-            def plain(_: Tensor) -> Tensor:
-                return tower.read(read_images(tower, trunk, first, NO_PROMPTS, prompts=False)[:, 0])
-
-            pixels = pixels.to(self.device)
-            teacher = plain(pixels) if self.cache is None else self.cache.fetch(pixels, tower.depth + 1, plain)
+        teacher = self._kept(pixels, tower.depth + 1, lambda _: unprompted(first, trunk)) if frozen else None
         return ImageFeatures(
             cls=tower.read(out[:, 0]),
             prompts=tower.norm(out[:, 1:]) if prompts and after_cls else None,
