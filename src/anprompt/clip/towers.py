@@ -109,8 +109,8 @@ class Block(nn.Module):
     def first_row_attention(self, x: Tensor) -> Tensor:
         """How much the first row of each ``(B, L, D)`` attends to every row: ``(B, L)``, mean over heads, sums to 1."""
         d, h, weight, bias = x.shape[-1], self._norm(self.ln_1, x), self.qkv.weight, self.qkv.bias
-        q = F.linear(h[:, 0], weight[:d], bias[:d]).float().unflatten(-1, (self.heads, -1))  # (B, H, D/H)
-        k = F.linear(h, weight[d : 2 * d], bias[d : 2 * d]).float().unflatten(-1, (self.heads, -1))  # (B, L, H, D/H)
+        q = F.linear(h[:, 0], weight[:d], bias[:d]).float().view(len(x), self.heads, -1)  # (B, H, D/H)
+        k = F.linear(h, weight[d : 2 * d], bias[d : 2 * d]).float().view(*x.shape[:2], self.heads, -1)  # (B, L, H, D/H)
         scores = torch.einsum("bhc,blhc->bhl", q, k) * (d // self.heads) ** -0.5
         attention: Tensor = scores.softmax(dim=-1).mean(dim=1)
         return attention
