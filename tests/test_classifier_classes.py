@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import warnings
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from anprompt.clip import Backbone
 from anprompt.data import open_data
 from anprompt.errors import UserError
 from anprompt.results import evaluate_predictions
-from anprompt.settings import Note
+from anprompt.settings import Note, bank_for
 from helpers_clip import random_backbone
 from helpers_fit import PHOTO_CLASSES, PHOTO_TEXTS, estimator
 
@@ -163,6 +164,41 @@ def test_a_folder_of_texts(backbone: Backbone, photo_folder: Path, photos: list[
     assert np.array_equal(made.decision_function(photos), with_bank.decision_function(photos))
     assert made.record_["config"]["texts"] == "texts.json"
     assert made.record_["config"]["texts_sha256"] == with_bank.record_["config"]["texts_sha256"]
+
+
+def test_another_published_data_set_is_worded_by_its_own_texts(
+    backbone: Backbone, photo_folder: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    """A class name that both share means what the texts of the one at hand say, as the record's hash says too."""
+    home = replace(open_data(photo_folder), benchmark="home")
+    own = {"red square": ["a road in the dark forest."], "white cat": ["a large field."]}
+    away = replace(home, benchmark="away", template="a large {} on a road.")
+    brings = replace(away, descriptions={"main": own, "noise": {}})
+    fitted = estimator(backbone, method="zero-shot", preset="descriptions").fit(home)
+
+    def wording(view: PromptClassifier) -> dict[str, tuple[str, ...]]:
+        return {name: view.method_.wording(name) for name in view.classes_}
+
+    trained = wording(fitted)
+    elsewhere = {"blue star": ("a large blue star on a road.",), **{name: tuple(own[name]) for name in own}}
+    (tmp_path / "away.json").write_text(json.dumps(own), encoding="utf-8")
+    with_file = PromptClassifier.load(fitted.save(tmp_path / "adapter"), backbone, texts=tmp_path / "away.json")
+    without = PromptClassifier.load(tmp_path / "adapter", backbone)
+    names = list(elsewhere)
+    for made, source in ((with_file, away), (without, brings)):
+        assert wording(made.with_classes(names, source=source)) == elsewhere
+        assert wording(made.with_classes(names, source=replace(source, benchmark="home"))) == {
+            name: trained[name] for name in names
+        }
+        view = made.facing(source)  # of the same classes, but other words
+        assert wording(view) == {**elsewhere, "green circle": ("a large green circle on a road.",)}
+        logits: list[np.ndarray] = []
+        made.evaluate(source, each=lambda _, rows, logits=logits: logits.append(rows.numpy()))
+        assert np.array_equal(np.concatenate(logits), view.decision_function(photos))
+        assert made.facing(replace(source, benchmark=None)) is made
+        assert bank_for(made.texts, source).main == {name: own[name] for name in own}  # what target_texts hashes
+    assert wording(without.with_classes(names, source=away)) == {name: trained[name] for name in names}
+    assert without.facing(replace(away, template=home.template)) is without  # nothing would change
 
 
 def test_an_own_template(backbone: Backbone, photo_folder: Path, photos: list[Path]) -> None:

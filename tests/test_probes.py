@@ -49,6 +49,14 @@ def test_a_text_started_probe_is_zero_shot_before_training() -> None:
     torch.testing.assert_close(probe.logits(pixels), zero_shot.logits(pixels))
 
 
+def test_a_view_of_all_classes_keeps_two_of_one_name_apart() -> None:
+    names = ["missile", "cat", "missile"]
+    probe: Any = methods.create("linear-probe", small_backbone(), names)
+    with torch.no_grad():
+        probe.bias.copy_(torch.tensor([1.0, 2.0, 3.0]))
+    assert torch.equal(probe.with_classes(names).bias, probe.bias)
+
+
 def test_tip_adapter_with_trained_keys_equals_the_literal_one() -> None:
     check_against(LiteralTip, "tip-adapter", preset="trained", alpha=2.5, beta=3.0)
 

@@ -22,7 +22,7 @@ from anprompt.inference import refuse_bad, stream_logits
 from anprompt.inputs import as_pictures, as_source
 from anprompt.methods import Method
 from anprompt.results import evaluate_predictions
-from anprompt.settings import Progress, cache_for, caching, find_device, listed, note
+from anprompt.settings import Progress, bank_for, cache_for, caching, find_device, listed, note
 from anprompt.text import DescriptionBank, read_bank
 
 
@@ -169,7 +169,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise unknown_name(f"split of '{source.name}'", split, source.splits)
         items = source.splits[split]
         cache = cache_for(self.cache)
-        view = self if list(self.classes_) == list(source.classes) else self.with_classes(source.classes, source=source)
+        view = self.facing(source)
         bad: list[BadImage] = []
         rows: list[dict[str, Any]] = []
         truth: list[int] = []
@@ -218,29 +218,54 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """A view of the same tuned prompts over other classes; this classifier stays as it is.
 
         descriptions: sentences by class name; those that the adapter knows, or ``source`` brings, need not be given.
+        source: data of these classes. A published data set other than that of the training is worded in its own way:
+            by its template, and by ``texts`` or its own sentences alone where it has any.
         Raises :class:`UserError` for names given twice, empty names, or a method that only knows its own classes.
         """
         check_is_fitted(self, "method_")
         self._check_names(names, present=(), published=source is not None and source.benchmark is not None)
-        known = self.method_.bank
+        template, known = self._wording(names, source)
+        for name, sentences in (descriptions or {}).items():
+            known = known.with_class(name, sentences)
+        trained = () if self._elsewhere(source) else self.classes_
+        missing = [name for name in names if name not in known.main and name not in trained]
+        if missing and "descriptions" in self.method_.needs:
+            note(f"{len(missing)} of {len(names)} classes have no descriptions and use the template: {listed(missing)}")
+        view = PromptClassifier(**self.get_params(deep=False))
+        method = copy.copy(self.method_)
+        method.template = template
+        view.method_ = method.with_classes(list(names), known)
+        view.about_, view.record_ = self.about_, self.record_
+        return view
+
+    def facing(self, source: DataSource) -> PromptClassifier:
+        """This classifier, or a view of it over the classes of ``source`` where these or their wording differ."""
+        check_is_fitted(self, "method_")
+        if list(self.classes_) != list(source.classes):
+            return self.with_classes(source.classes, source=source)
+        if self._elsewhere(source):
+            (template, bank), own = self._wording(source.classes, source), self.method_
+            if any(bank.of(name, template) != own.bank.of(name, own.template) for name in source.classes):
+                return self.with_classes(source.classes, source=source)
+        return self
+
+    def _elsewhere(self, source: DataSource | None) -> bool:
+        """Whether ``source`` is a published data set other than that of the training."""
+        return source is not None and source.benchmark not in (None, self.about_.get("data", {}).get("benchmark"))
+
+    def _wording(self, names: Sequence[str], source: DataSource | None) -> tuple[str, DescriptionBank]:
+        """The template and the sentences that classes ``names`` of ``source`` are put in front of the prompts with."""
+        known, template = self.method_.bank, self.method_.template
+        if source is not None and self._elsewhere(source):  # as the field does, and as records say
+            own = bank_for(self.texts, source)
+            return source.template, own if own.main else known
         if source is not None and source.descriptions is not None:
             own = DescriptionBank(source.descriptions["main"], source.descriptions["noise"])
             known = DescriptionBank({**own.main, **known.main}, {**own.noise, **known.noise}, known.source)
         if isinstance(self.texts, str | Path):
             more = read_bank(self.texts, list(names))
             known = DescriptionBank({**more.main, **known.main}, {**more.noise, **known.noise}, known.source)
-        for name, sentences in (descriptions or {}).items():
-            known = known.with_class(name, sentences)
-        missing = [name for name in names if name not in known.main and name not in self.classes_]
-        if missing and "descriptions" in self.method_.needs:
-            note(f"{len(missing)} of {len(names)} classes have no descriptions and use the template: {listed(missing)}")
-        view = PromptClassifier(**self.get_params(deep=False))
-        method = copy.copy(self.method_)
-        if source is not None and source.benchmark not in (None, self.about_.get("data", {}).get("benchmark")):
-            method.template = source.template  # as the field does: each published data set is worded in its own way
-        view.method_ = method.with_classes(list(names), known)
-        view.about_, view.record_ = self.about_, self.record_
-        return view
+        return template, known
 
     def add_class(self, name: str, descriptions: Sequence[str] | None = None) -> PromptClassifier:
         """Add a class without training. The logits of the present classes stay exactly as they were."""

@@ -170,10 +170,7 @@ def _methods(
     classes = list(source.classes)
     tuned: list[tuple[str, Method]] = []
     for folder in folders:  # first: loading one decides the precision of the towers
-        estimator = PromptClassifier.load(folder, backbone, device=device, texts=texts)
-        if list(estimator.classes_) != classes:
-            estimator = estimator.with_classes(classes, source=source)
-        method = estimator.method_
+        method = PromptClassifier.load(folder, backbone, device=device, texts=texts).facing(source).method_
         tuned.append((method.name if len(folders) == 1 else f"{method.name} ({folder})", method))
     frozen = [("zero-shot", methods.create("zero-shot", backbone, classes, template=template))]
     if bank is not None and bank.main:

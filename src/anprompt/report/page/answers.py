@@ -81,8 +81,7 @@ def answer(
 ) -> Answers:
     """Classify all photos of a split. Raises :class:`UserError` as ``PromptClassifier.evaluate`` does."""
     chosen = source.subset(subset)
-    same = list(estimator.classes_) == list(chosen.classes)
-    view = estimator if same else estimator.with_classes(chosen.classes, source=chosen)
+    view = estimator.facing(chosen)
     items: list[Item] = []
     rows: list[Tensor] = []
 
