@@ -9,9 +9,10 @@ import pytest
 import torch
 
 from anprompt import methods
-from anprompt.clip import Backbone, ImageTransform
+from anprompt.clip import Backbone, ImageTransform, Sentences
 from anprompt.errors import UserError
 from anprompt.methods.count import VIT_B_16, learnable_numbers
+from anprompt.text import DescriptionBank
 from helpers_clip import small_tables, small_tokenizer
 from helpers_methods import NAMES, NEW_NAMES, anprompt, bank, batch, perturb, small_backbone
 
@@ -111,10 +112,66 @@ def test_classes_added_after_baking_are_baked_too() -> None:
 def test_baked_tensors_restore_the_small_form() -> None:
     method = anprompt()
     method.bake()
-    other: Any = methods.build("anprompt", small_backbone())
-    other.bake(method.state_dict(), NAMES)
-    other.blocks = [other.make_block(NAMES, trained=True)]
+    other = reloaded(method)
     assert torch.equal(other.logits(PIXELS), method.logits(PIXELS))
+
+
+def reloaded(method: Any) -> Any:
+    """As from the file of a baked adapter, which holds no sentences."""
+    other: Any = methods.build("anprompt", small_backbone())
+    other.bake(method.state_dict(), method.class_names)
+    other.blocks = [other.make_block(method.class_names, trained=True)]
+    return other
+
+
+def test_new_sentences_replace_baked_classes() -> None:
+    method = anprompt()
+    changed = bank().with_class(NAMES[1], ["a sketch of a dark lake."])
+    before, expected = method.logits(PIXELS), method.with_classes(NAMES, changed).logits(PIXELS)
+    assert (expected - before)[:, 1].abs().max() > 0.1
+    method.bake()
+    for made, most in ((method, 0.05), (reloaded(method), 0.5)):  # a file has no noise sentence either
+        texts = changed if made is method else DescriptionBank({NAMES[1]: changed.main[NAMES[1]]})
+        for view in (made.with_classes(NAMES, texts), made.with_bank(texts)):
+            logits = view.logits(PIXELS)
+            assert torch.equal(logits[:, [0, *range(2, 6)]], made.logits(PIXELS)[:, [0, *range(2, 6)]])
+            assert (logits - expected)[:, 1].abs().max() <= most
+            view.bake()  # what is kept now is the new one
+            assert torch.equal(view.with_classes(NAMES).logits(PIXELS), logits)
+        assert torch.equal(made.with_classes(NAMES).logits(PIXELS), made.logits(PIXELS))
+        assert torch.allclose(made.logits(PIXELS), before, atol=1e-4), "a view changed the original"
+
+
+def test_baked_classes_whose_sentences_are_lost_cannot_be_reworded() -> None:
+    method = anprompt()
+    method.bake()
+    shouted = bank().reworded(lambda name, sentence: sentence.replace("street", "road"))
+    moved = method.with_bank(shouted).logits(PIXELS) - method.logits(PIXELS)
+    assert moved.abs().max() > 0.01
+    other = reloaded(method)
+    with pytest.raises(UserError, match="'cat' cannot be reworded: its adapter is baked, so that its sentences are no"):
+        other.with_bank(DescriptionBank().reworded(lambda name, sentence: sentence.upper()))
+    other.template = "a sketch of a {}."  # of another data set: built as a class without descriptions
+    assert not torch.allclose(other.with_classes(NAMES).logits(PIXELS), other.logits(PIXELS), atol=1e-2)
+
+
+def test_only_classes_that_are_not_baked_are_encoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    method = anprompt()
+    method.bake()
+    read: list[int] = []
+    features = Sentences.features
+    monkeypatch.setattr(Sentences, "features", lambda *given: (read.append(len(given[0])), features(*given))[1])
+    view = method.with_classes([*NAMES, NEW_NAMES[0]], bank())
+    assert view.logits(PIXELS).shape == (5, len(NAMES) + 1)
+    assert method.logits(PIXELS).shape == (5, len(NAMES))
+    assert max(read) == 1
+
+
+def test_baking_when_sentences_were_drawn_anew_in_each_epoch() -> None:
+    method = anprompt(resample="epoch")
+    method.start_epoch(1)
+    method.bake()
+    assert method.with_classes([NAMES[0], NEW_NAMES[0]], bank()).logits(PIXELS).isfinite().all()
 
 
 def test_baked_size_on_the_shape_of_vit_b_16() -> None:

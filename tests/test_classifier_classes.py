@@ -201,6 +201,27 @@ def test_another_published_data_set_is_worded_by_its_own_texts(
     assert without.facing(replace(away, template=home.template)) is without  # nothing would change
 
 
+def test_baked_classes_are_reworded_when_descriptions_are_given(
+    saved: Path, backbone: Backbone, photo_folder: Path, photos: list[Path], tmp_path: Path
+) -> None:
+    (tmp_path / "more.json").write_text(json.dumps({"blue star": ["a field."], "forest": EXTRA}), encoding="utf-8")
+    PromptClassifier.load(saved, backbone).bake().save(tmp_path / "baked")
+    baked = PromptClassifier.load(tmp_path / "baked", backbone, texts=tmp_path / "more.json")
+    whole, before = PromptClassifier.load(saved, backbone), baked.decision_function(photos)
+    given = {"red square": ["a bright river."]}
+    expected = whole.with_classes(PHOTO_CLASSES, given).decision_function(photos)
+    found = baked.with_classes(PHOTO_CLASSES, given).decision_function(photos)
+    assert np.array_equal(found[:, [0, 1, 3]], before[:, [0, 1, 3]]), "the file of texts only serves for other classes"
+    assert abs(before - expected)[:, 2].max() > 0.1
+    assert np.allclose(found, expected, atol=0.05)
+    home = open_data(photo_folder)
+    assert baked.facing(replace(home, benchmark="away", template=home.template)) is not baked, "it has texts of its own"
+    lone = PromptClassifier.load(tmp_path / "baked", backbone)
+    assert lone.facing(replace(home, benchmark="away", template=home.template)) is lone
+    with pytest.warns(Note, match="4 of 4 classes have no descriptions and use the template"):
+        lone.facing(replace(home, benchmark="away", template="a large {}."))
+
+
 def test_an_own_template(backbone: Backbone, photo_folder: Path, photos: list[Path]) -> None:
     plain, other = (
         estimator(backbone, method="zero-shot", template=template).fit(photo_folder)

@@ -58,7 +58,7 @@ def save_adapter(folder: Path, method: Method, about: Mapping[str, Any]) -> None
     check_writable(folder)
     paths = folder / TENSORS, folder / DOCUMENT, folder / CARD
     remove_parts(*paths)
-    baked = bool(getattr(method, "baked_names", ()))
+    baked = method.baked is not None
     if baked:
         method.bake()  # takes in classes that were added since
     dtype = STORED[about.get("storage", "fp16")]

@@ -227,14 +227,14 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         template, known = self._wording(names, source)
         for name, sentences in (descriptions or {}).items():
             known = known.with_class(name, sentences)
-        trained = () if self._elsewhere(source) else self.classes_
-        missing = [name for name in names if name not in known.main and name not in trained]
-        if missing and "descriptions" in self.method_.needs:
-            note(f"{len(missing)} of {len(names)} classes have no descriptions and use the template: {listed(missing)}")
         view = PromptClassifier(**self.get_params(deep=False))
         method = copy.copy(self.method_)
         method.template = template
         view.method_ = method.with_classes(list(names), known)
+        trained = () if self._elsewhere(source) else self.classes_
+        missing = [n for n in names if not (n in known.main or n in trained or view.method_.is_kept(n))]
+        if missing and "descriptions" in self.method_.needs:
+            note(f"{len(missing)} of {len(names)} classes have no descriptions and use the template: {listed(missing)}")
         view.about_, view.record_ = self.about_, self.record_
         return view
 
@@ -259,12 +259,12 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if source is not None and self._elsewhere(source):  # as the field does, and as records say
             own = bank_for(self.texts, source)
             return source.template, own if own.main else known
+        settled = () if self.method_.baked is None else self.method_.baked.names
         if source is not None and source.descriptions is not None:
             own = DescriptionBank(source.descriptions["main"], source.descriptions["noise"])
-            known = DescriptionBank({**own.main, **known.main}, {**own.noise, **known.noise}, known.source)
+            known = _with_more(known, own, settled)
         if isinstance(self.texts, str | Path):
-            more = read_bank(self.texts, list(names))
-            known = DescriptionBank({**more.main, **known.main}, {**more.noise, **known.noise}, known.source)
+            known = _with_more(known, read_bank(self.texts, list(names)), settled)
         return template, known
 
     def add_class(self, name: str, descriptions: Sequence[str] | None = None) -> PromptClassifier:
@@ -329,6 +329,12 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         own.about_ = {key: document[key] for key in kept if key in document}
         own.record_ = document
         return own
+
+
+def _with_more(known: DescriptionBank, more: DescriptionBank, settled: Sequence[str]) -> DescriptionBank:
+    """``known``, and from ``more`` what it lacks; nothing about the ``settled`` classes."""
+    added = [{name: own for name, own in part.items() if name not in settled} for part in (more.main, more.noise)]
+    return DescriptionBank({**added[0], **known.main}, {**added[1], **known.noise}, known.source)
 
 
 def _normal_form(name: str) -> str:

@@ -22,7 +22,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
@@ -32,6 +32,7 @@ from torch import Tensor, nn
 from anprompt.clip import Backbone
 from anprompt.clip.plan import PromptPlan
 from anprompt.errors import UserError
+from anprompt.methods.baked import BakedClasses
 from anprompt.methods.base import ClassBlock, Method, Preset
 from anprompt.methods.maps import LinearMaps, LowRankMaps, parse_layers
 from anprompt.methods.options import option
@@ -160,7 +161,6 @@ class ANPrompt(Method):
         if o.resample == "epoch":
             self.register_buffer("drawn_epoch", torch.tensor(0))
         self.drawn_epoch: Tensor
-        self.baked_names: tuple[str, ...] = ()
         self.baked_vision: Tensor
         self.baked_text: Tensor
         self.baked_weights: Tensor
@@ -171,7 +171,7 @@ class ANPrompt(Method):
         """All texts of a class, and the drawn main and noise sentence (lists, if ``aggregate`` is ``"mean"``)."""
         o = self.options
         texts = self.bank.of(name, self.template)
-        epoch = int(self.drawn_epoch) if o.resample == "epoch" else 0
+        epoch = int(self.drawn_epoch) if o.resample == "epoch" and self.baked is None else 0
         rng = random.Random(f"{self.seed}/{epoch}/{name if o.draw == 'per-class' else ''}")
         i, j = rng.random(), rng.random()
         main = texts.main if o.aggregate == "mean" else (texts.main[int(i * len(texts.main))],)
@@ -222,8 +222,15 @@ class ANPrompt(Method):
         return torch.as_tensor(centres, dtype=torch.float32, device=f_w.device)
 
     def make_block(self, names: Sequence[str], *, trained: bool) -> ClassBlock:
-        block = super().make_block(names, trained=trained)
-        block.extra["f_w"] = F.normalize(self._weak_noise_features(names), dim=-1)  # (C, d)
+        built = [name for name in names if not self.is_kept(name)]
+        if not built:
+            block = ClassBlock(tuple(names), None, torch.empty(0), trained=trained)
+        else:
+            block = replace(super().make_block(built, trained=trained), names=tuple(names))
+            block.extra["f_w"] = F.normalize(self._weak_noise_features(built), dim=-1)  # (C, d)
+        if self.baked is not None:
+            rows = self.baked.rows(names, self.bank, self.template)
+            block.extra["rows"] = torch.tensor(rows, device=self.backbone.device)  # (C,) of ``baked_weights``
         return block
 
     def start(self, names: Sequence[str], bank: DescriptionBank) -> None:
@@ -240,7 +247,8 @@ class ANPrompt(Method):
 
     def with_classes(self, names: Sequence[str], bank: DescriptionBank | None = None) -> Method:
         view = super().with_classes(names, bank)
-        if self.options.recompute_noise and self.options.anti_prompt and not view.blocks[0].trained:
+        again = self.options.recompute_noise and self.options.anti_prompt and self.baked is None
+        if again and not view.blocks[0].trained:
             assert isinstance(view, ANPrompt)
             view._buffers = dict(self._buffers)  # so that this object keeps its own P_w
             view.noise_prompts = view._noise_centres(names, view._weak_noise_features(names))
@@ -257,7 +265,7 @@ class ANPrompt(Method):
 
     def tokens(self) -> tuple[Tokens, Tokens]:
         """Anti-noise prompts of the vision tower and of the text tower, block number -> ``(K, D)`` (Eq. 9)."""
-        if self.baked_names:
+        if self.baked is not None:
             pairs = ((self.vision_layers, self.baked_vision), (self.text_layers, self.baked_text))
             vision, text = ({layer: rows[i].float() for i, layer in enumerate(layers)} for layers, rows in pairs)
             return vision, text
@@ -328,15 +336,21 @@ class ANPrompt(Method):
 
     def class_weights(self, block: ClassBlock) -> Tensor:
         """Weights that give ``ℓ_final = θ ℓ_A + (1 − θ) partner`` at once: both are linear in the image features."""
+        if "rows" not in block.extra:
+            return self._built_weights(block)
+        weights = self.baked_weights[block.extra["rows"]]  # (C, d)
+        if block.sentences is not None:
+            weights[block.extra["rows"] < 0] = self._built_weights(block)
+        return weights
+
+    def _built_weights(self, block: ClassBlock) -> Tensor:
+        """Class weights from sentences: of all classes of the block that are not baked."""
         f_t = self._text_features(block, self.tokens()[1])
         decision = self.options.decision if block.trained else self.options.decision_new
         theta = self.options.theta if decision == "final" else 1.0
         if self.options.partner == "prototype":
             return torch.cat([theta * f_t, (1 - theta) * f_t], dim=1)  # (C, 2d)
-        weights = theta * f_t + (1 - theta) * block.extra["f_w"]
-        for row, name in enumerate(block.names):
-            if name in self.baked_names:
-                weights[row] = self.baked_weights[self.baked_names.index(name)]
+        weights: Tensor = theta * f_t + (1 - theta) * block.extra["f_w"]
         return weights
 
     def decision(self) -> str:
@@ -356,6 +370,7 @@ class ANPrompt(Method):
         """
         if self.options.partner == "prototype":
             raise UserError("Option partner='prototype' needs P_r at prediction: such an adapter cannot be baked.")
+        read = tensors is not None
         if tensors is None:
             vision, text = self.tokens()
             tensors = {
@@ -367,6 +382,10 @@ class ANPrompt(Method):
         self._parameters, self._modules, self._buffers = {}, {}, {}  # new ones: views share the old
         for key, tensor in tensors.items():
             self.register_buffer(key, tensor.to(self.backbone.device))
-        self.baked_names = tuple(names)
-        for block in self.blocks:
-            block.kept = None
+        self.baked = BakedClasses.made(names, self.bank, self.template, self.baked, read=read)
+        blocks, row = self.blocks, 0
+        self.blocks = []  # not changed in place: views share them
+        for block in blocks:
+            rows = torch.arange(row, row + len(block.names), device=self.backbone.device)
+            self.blocks.append(replace(block, sentences=None, extra={"rows": rows}, kept=None))
+            row += len(block.names)

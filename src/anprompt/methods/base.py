@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from anprompt.clip import Backbone, Sentences
 from anprompt.errors import UserError
+from anprompt.methods.baked import BakedClasses
 from anprompt.text import DEFAULT_TEMPLATE, DescriptionBank
 
 REGISTRY: dict[str, type[Method]] = {}
@@ -65,6 +66,7 @@ class Method(nn.Module, ABC):
 
     backbone: frozen; not a sub-module, so it is in neither ``parameters()`` nor ``state_dict()``.
     seed: for everything drawn before training (initial values come from torch's global generator, see ``create``).
+    baked: the classes of which only weights are kept since :meth:`bake`; ``None`` before.
 
     needs: ``"descriptions"`` of the classes, ``"training photos"`` before training (:meth:`see` gets them).
     supports_new_classes, only_known: whether other classes than those of training are possible, and why not.
@@ -102,6 +104,7 @@ class Method(nn.Module, ABC):
         self.seed = seed
         self.bank = DescriptionBank()
         self.blocks: list[ClassBlock] = []
+        self.baked: BakedClasses | None = None
 
     # ---- classes ---------------------------------------------------------------------------------------------------
 
@@ -183,7 +186,12 @@ class Method(nn.Module, ABC):
             self.replace(name, getattr(self, name).detach()[list(rows)])
 
     def with_bank(self, bank: DescriptionBank) -> Method:
-        """A view of the same classes and prompts that reads other sentences; image features stay as they are."""
+        """A view of the same classes and prompts that reads other sentences; image features stay as they are.
+
+        Raises :class:`UserError` for new words of a baked class whose sentences are not known.
+        """
+        if self.baked is not None:
+            self.baked.check_rewording(bank, self.template)
         view = copy.copy(self)
         view.bank = bank
         view.blocks = [view.make_block(block.names, trained=block.trained) for block in self.blocks]
@@ -271,8 +279,15 @@ class Method(nn.Module, ABC):
         return torch.cat([self.block_logits(features, block) for block in self.blocks], dim=1)
 
     def bake(self, tensors: Mapping[str, Tensor] | None = None, names: Sequence[str] = ()) -> None:
-        """Turn into a smaller form for prediction only, or restore that form from an adapter's ``tensors``."""
+        """Turn into a smaller form for prediction only, or restore that form from an adapter's ``tensors``.
+
+        names: of the classes in that file. Sets ``baked``. A method without such a form raises :class:`UserError`.
+        """
         raise UserError(f"Method '{self.name}' has no smaller form: save its adapter without --bake.")
+
+    def is_kept(self, name: str) -> bool:
+        """Whether weights that :meth:`bake` left stand for class ``name``, not what the bank says of it now."""
+        return self.baked is not None and self.baked.keeps(name, self.bank, self.template)
 
     def decision(self) -> str:
         """Which logits decide, in words, for result files."""

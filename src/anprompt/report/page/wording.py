@@ -29,7 +29,7 @@ def robustness(
     noises: of text or features. Raises :class:`Missing` for an adapter that keeps vectors instead of sentences.
     """
     method, source = answers.method, answers.source
-    if getattr(method, "baked_names", ()):
+    if method.baked is not None:
         raise Missing("the adapter is baked: it keeps class vectors instead of sentences, so no wording matters.")
     classes = list(source.classes)
     subjects = [(method.name, method)]
