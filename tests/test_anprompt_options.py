@@ -13,6 +13,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 
 from anprompt import methods
+from anprompt.clip import Backbone
 from anprompt.errors import UserError
 from anprompt.text import PARAPHRASES, DescriptionBank
 from helpers_clip import random_backbone
@@ -234,6 +235,14 @@ def test_p_w_are_the_k_means_centres() -> None:
         rows = fused([drawn.main[n][0] for n in NAMES], [drawn.noise[n][0] for n in NAMES], 0.3)
         expected = KMeans(k, n_init=10, random_state=0).fit(rows.double().numpy()).cluster_centers_
         close(method.noise_prompts, torch.tensor(expected).float())
+
+
+def test_sentences_are_encoded_once_before_training(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoded: list[int] = []
+    encode = Backbone.encode_text
+    monkeypatch.setattr(Backbone, "encode_text", lambda own, texts: (encoded.append(len(texts)), encode(own, texts))[1])
+    anprompt()
+    assert encoded == [len(NAMES), len(NAMES)], "main and noise sentences serve f_w and P_w alike"
 
 
 @pytest.mark.parametrize("text_noise", [True, False])

@@ -227,22 +227,27 @@ class ANPrompt(Method):
             block = ClassBlock(tuple(names), None, torch.empty(0), trained=trained)
         else:
             block = replace(super().make_block(built, trained=trained), names=tuple(names))
-            block.extra["f_w"] = F.normalize(self._weak_noise_features(built), dim=-1)  # (C, d)
+            self._add_weak_noise(block, built)
         if self.baked is not None:
             rows = self.baked.rows(names, self.bank, self.template)
             block.extra["rows"] = torch.tensor(rows, device=self.backbone.device)  # (C,) of ``baked_weights``
         return block
 
+    def _add_weak_noise(self, block: ClassBlock, names: Sequence[str]) -> None:
+        """``f_w`` of ``names``, and the same as Eq. (2) gives it, from which ``P_w`` is made; ``(C, d)`` each."""
+        block.extra["weak_noise"] = self._weak_noise_features(names)
+        block.extra["f_w"] = F.normalize(block.extra["weak_noise"], dim=-1)
+
     def start(self, names: Sequence[str], bank: DescriptionBank) -> None:
         super().start(names, bank)
         if self.options.anti_prompt:
-            self.noise_prompts.copy_(self._noise_centres(names, self._weak_noise_features(names)))
+            self.noise_prompts.copy_(self._noise_centres(names, self.blocks[0].extra["weak_noise"]))
 
     def start_epoch(self, epoch: int) -> None:
         if self.options.resample == "epoch":
             self.drawn_epoch.fill_(epoch)
             for block in self.blocks:
-                block.extra["f_w"] = F.normalize(self._weak_noise_features(block.names), dim=-1)
+                self._add_weak_noise(block, block.names)
                 block.kept = None
 
     def with_classes(self, names: Sequence[str], bank: DescriptionBank | None = None) -> Method:
@@ -251,7 +256,7 @@ class ANPrompt(Method):
         if again and not view.blocks[0].trained:
             assert isinstance(view, ANPrompt)
             view._buffers = dict(self._buffers)  # so that this object keeps its own P_w
-            view.noise_prompts = view._noise_centres(names, view._weak_noise_features(names))
+            view.noise_prompts = view._noise_centres(names, view.blocks[0].extra["weak_noise"])
         return view
 
     def used_texts(self, names: Sequence[str]) -> DescriptionBank:
