@@ -255,7 +255,7 @@ def of_vit_b_16(classes: int) -> Method:
     vars(backbone)["weights_hash"] = "0" * 64
     method.to_empty(device="cpu").load_state_dict({n: torch.zeros(t.shape) for n, t in method.state_dict().items()})
     names = tuple(f"class number {i} with a long name" for i in range(classes))
-    method.blocks = [ClassBlock(names, None, torch.zeros(classes, 512))]
+    method.blocks = [ClassBlock(names, None)]
     sentences = {
         name: [f"A photo of {name}, as a language model would describe it in two lines." * 2] for name in names
     }

@@ -12,7 +12,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anprompt import methods
-from anprompt.clip import Backbone
+from anprompt.clip import Backbone, Sentences
+from anprompt.clip.plan import PromptPlan
 from anprompt.errors import UserError
 from anprompt.methods import ClassBlock, Method, Preset
 from anprompt.methods.base import REGISTRY
@@ -174,6 +175,31 @@ def test_used_texts_rebuild_the_classes(name: str, preset: str) -> None:
     rebuilt.bank = method.used_texts(NAMES)
     rebuilt.blocks = [rebuilt.make_block(NAMES, trained=True)]
     assert torch.equal(rebuilt.logits(PIXELS), method.logits(PIXELS))
+
+
+@every_method
+def test_frozen_text_features_are_computed_once_and_only_where_they_are_read(name: str, preset: str) -> None:
+    never = {"coop", "cocoop", "maple", "dapt", "coprompt", "lora", "textrefiner", "lweib", "tac", "surpl", "hicropl"}
+    method = make(name, preset)
+    if method.trainable:
+        method.losses(DATA)
+    method.logits(PIXELS)
+    (block,) = method.blocks
+    assert name not in never or "frozen" not in vars(block)
+    expected = F.normalize(Sentences(method.backbone, [f"a photo of a {each}." for each in NAMES]).features(), dim=-1)
+    assert torch.equal(block.frozen, expected)
+    assert block.frozen is block.frozen
+    assert not block.frozen.requires_grad
+
+
+def test_frozen_text_features_leave_what_training_keeps() -> None:
+    """The blocks below the first prompt run once, although the frozen pass begins further below."""
+    (block,) = make("anprompt").blocks
+    assert block.sentences is block.plain is not None
+    block.sentences.features(PromptPlan.deep({6: torch.zeros(2, 24)}))
+    kept = block.sentences._trunk
+    assert block.frozen.shape == (len(NAMES), 16)
+    assert block.sentences._trunk is kept is not None
 
 
 def test_declarations() -> None:

@@ -224,7 +224,7 @@ class ANPrompt(Method):
     def make_block(self, names: Sequence[str], *, trained: bool) -> ClassBlock:
         built = [name for name in names if not self.is_kept(name)]
         if not built:
-            block = ClassBlock(tuple(names), None, torch.empty(0), trained=trained)
+            block = ClassBlock(tuple(names), None, trained=trained)
         else:
             block = replace(super().make_block(built, trained=trained), names=tuple(names))
             self._add_weak_noise(block, built)
@@ -392,5 +392,5 @@ class ANPrompt(Method):
         self.blocks = []  # not changed in place: views share them
         for block in blocks:
             rows = torch.arange(row, row + len(block.names), device=self.backbone.device)
-            self.blocks.append(replace(block, sentences=None, extra={"rows": rows}, kept=None))
+            self.blocks.append(replace(block, sentences=None, plain=None, extra={"rows": rows}, kept=None))
             row += len(block.names)

@@ -10,6 +10,7 @@ import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
 import torch
@@ -49,16 +50,25 @@ class ClassBlock:
 
     Logits are computed block by block, so classes added later leave the earlier ones' logits exactly as they were.
 
-    sentences: the templated names, tokenised. frozen: ``(C, d)`` unit features of these without prompts.
-    extra: what else the method keeps per class. trained: whether the method was trained on these classes.
+    sentences: what runs against the prompts, by default ``plain``. plain: the templated names, tokenised; ``None`` for
+    classes of which only weights are kept. extra: what else the method keeps per class. trained: whether the method was
+    trained on these classes.
     """
 
     names: tuple[str, ...]
     sentences: Sentences | None
-    frozen: Tensor
+    plain: Sentences | None = None
     extra: dict[str, Tensor] = field(default_factory=dict)
     trained: bool = True
     kept: tuple[Any, Tensor] | None = None  # (state of the parameters, class weights), for inference
+
+    @cached_property
+    def frozen(self) -> Tensor:
+        """``(C, d)``: unit features of ``plain`` without prompts, computed when first read: most methods never do."""
+        assert self.plain is not None
+        plain = copy.copy(self.plain)  # which leaves what training keeps of the same sentences where it is
+        with torch.no_grad():
+            return F.normalize(plain.features(), dim=-1)
 
 
 class Method(nn.Module, ABC):
@@ -114,11 +124,9 @@ class Method(nn.Module, ABC):
         return [name for block in self.blocks for name in block.names]
 
     def make_block(self, names: Sequence[str], *, trained: bool) -> ClassBlock:
-        """Build the frozen per-class tensors of ``names`` from ``self.bank``. Methods extend this."""
-        sentences = Sentences(self.backbone, [self.bank.fill(self.template, name) for name in names])
-        with torch.no_grad():
-            frozen = F.normalize(sentences.features(), dim=-1)  # (C, d)
-        return ClassBlock(tuple(names), sentences, frozen, trained=trained)
+        """Build what is frozen of the classes ``names``, from ``self.bank``. Methods extend this."""
+        plain = Sentences(self.backbone, [self.bank.fill(self.template, name) for name in names])
+        return ClassBlock(tuple(names), plain, plain, trained=trained)
 
     def start(self, names: Sequence[str], bank: DescriptionBank) -> None:
         """Put the training classes in front of the method, before training."""

@@ -16,7 +16,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -62,14 +61,14 @@ class KgCoOp(ContextMethod):
     def make_block(self, names: Sequence[str], *, trained: bool) -> ClassBlock:
         block = super().make_block(names, trained=trained)
         if self.options.target:  # only of training: no noise of words reaches it, since no prediction does
-            with torch.no_grad():
-                block.frozen = self.backbone.encode_text(fill(self.options.target, names))
+            block.extra["target"] = self.backbone.encode_text(fill(self.options.target, names))  # (C, d)
         return block
 
     def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         block = self.blocks[0]
         f_v, f_t = self.image_features(batch["pixels"]), self.class_weights(block)
         cross_entropy = F.cross_entropy(self.backbone.logit_scale * f_v @ f_t.T, batch["labels"])  # (1)
-        knowledge = 1 - (f_t * block.frozen).sum(dim=1).mean()  # (2)
+        target = block.extra["target"] if self.options.target else block.frozen
+        knowledge = 1 - (f_t * target).sum(dim=1).mean()  # (2)
         total = cross_entropy + self.options.weight * knowledge  # (3)
         return {"total": total, "cross_entropy": cross_entropy, "knowledge": knowledge}

@@ -101,7 +101,8 @@ class PromptSRC(DeepPromptMethod):
         assert image.frozen is not None
         f_v, f_v_clip = F.normalize(image.cls, dim=-1), F.normalize(image.frozen, dim=-1)  # (B, d)
         f_t = F.normalize(self.text_features(block, text), dim=-1)  # (C, d)
-        f_t_clip = block.extra.get("target", block.frozen)
+        target = block.extra.get("target")
+        f_t_clip = block.frozen if target is None else target
         logits = scale * f_v @ f_t.T  # (B, C)
         cross_entropy = F.cross_entropy(logits, batch["labels"])
         text_distance, image_distance = (f_t - f_t_clip).abs().mean(), (f_v - f_v_clip).abs().mean()  # (2)
