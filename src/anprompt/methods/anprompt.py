@@ -34,7 +34,8 @@ from anprompt.clip.plan import PromptPlan
 from anprompt.errors import UserError
 from anprompt.methods.baked import BakedClasses
 from anprompt.methods.base import ClassBlock, Method, Preset
-from anprompt.methods.maps import LinearMaps, LowRankMaps, parse_layers
+from anprompt.methods.ensemble import mean_features
+from anprompt.methods.maps import LinearMaps, LowRankMaps, LowRankProjection, parse_layers
 from anprompt.methods.options import option
 from anprompt.text import ClassTexts, DescriptionBank
 from anprompt.text.noise import add_noise
@@ -108,7 +109,7 @@ def adaptive_weight(logits: Tensor, formula: str, epsilon: float) -> Tensor:
     return 1 / (std * logits.numel() + epsilon)  # (7)
 
 
-class ANPrompt(Method):
+class ANPrompt(LowRankProjection, Method):
     """Anti-noise prompts in both towers, the visual prompt prototype, and weak alignment of the logits."""
 
     name = "anprompt"
@@ -147,12 +148,9 @@ class ANPrompt(Method):
         if o.free_prompts:
             self.free = nn.Parameter(0.02 * torch.randn(o.prompt_length, d))
             self.free_to_vision = LinearMaps(n, d, d_vision)
-        self.projection_base: Tensor
         clip_projection = backbone.vision.projection.weight.detach().float()  # (d, D)
         if o.projection == "low-rank":
-            self.register_buffer("projection_base", clip_projection.clone(), persistent=False)
-            self.projection_down = nn.Parameter(torch.randn(64, d_vision) * d_vision**-0.5)
-            self.projection_up = nn.Parameter(torch.zeros(d, 64))
+            self.start_low_rank(clip_projection, rank=64)
         else:
             random_projection = torch.randn_like(clip_projection) * d_vision**-0.5
             self.projection = nn.Parameter(
@@ -189,15 +187,10 @@ class ANPrompt(Method):
         """``f_w`` ``(C, d)``, as Eq. (2) gives it, not normalised."""
         drawn = [self._draw(name)[1] for name in names]
 
-        def mean_feature(sentences: list[tuple[str, ...]]) -> Tensor:
-            features = self.backbone.encode_text([s for own in sentences for s in own])
-            parts = torch.split(features, [len(own) for own in sentences])
-            return F.normalize(torch.stack([part.mean(dim=0) for part in parts]), dim=-1)  # (C, d)
-
-        f_m = mean_feature([t.main for t in drawn])
+        f_m = mean_features(self.backbone, [t.main for t in drawn])  # (C, d)
         if not self.options.text_noise:
             return f_m
-        return f_m + self.options.alpha * mean_feature([t.noise for t in drawn])  # (2)
+        return f_m + self.options.alpha * mean_features(self.backbone, [t.noise for t in drawn])  # (2)
 
     def _noise_centres(self, names: Sequence[str], f_w: Tensor) -> Tensor:
         """``P_w`` ``(K, d)``: K-means centres of the rows of ``f_w``; with fewer classes than K, of all sentences."""
@@ -287,9 +280,9 @@ class ANPrompt(Method):
     def _prototype(self, outputs: Tensor) -> Tensor:
         """NRVPP ``f_N`` ``(B, d)``, unit length, from prompt outputs ``(B, K, D)``: Eq. (4), then P_r."""
         mean = outputs.mean(dim=1)  # (4)
-        if self.options.projection == "low-rank":
-            return F.normalize(F.linear(mean, self.projection_base + self.projection_up @ self.projection_down), dim=-1)
-        return F.normalize(F.linear(mean, self.projection), dim=-1)
+        low_rank = self.options.projection == "low-rank"
+        projected = self.project_low_rank(mean) if low_rank else F.linear(mean, self.projection)
+        return F.normalize(projected, dim=-1)
 
     def _text_features(self, block: ClassBlock, text: Tokens) -> Tensor:
         """``f_t`` ``(C, d)``, unit length."""

@@ -223,6 +223,10 @@ class Method(nn.Module, ABC):
         """The sentences from which ``names`` would be built: saved with the adapter, enough to rebuild the classes."""
         return DescriptionBank()
 
+    def main_texts(self, names: Sequence[str]) -> DescriptionBank:
+        """The main sentences of ``names``, as many as the bank has: ``used_texts`` of methods that read these alone."""
+        return DescriptionBank({n: self.bank.main[n] for n in names if n in self.bank.main}, {}, self.bank.source)
+
     def wording(self, name: str) -> tuple[str, ...]:
         """The sentences that the logits of class ``name`` depend on; the bare name where learned words replace them."""
         return (self.bank.fill(self.template, name), *self.used_texts([name]).main.get(name, ()))

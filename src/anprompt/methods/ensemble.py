@@ -1,4 +1,4 @@
-"""Class features of many templates."""
+"""Frozen class features of several sentences each."""
 
 from __future__ import annotations
 
@@ -12,6 +12,18 @@ from anprompt.clip import Backbone, Sentences
 from anprompt.text import ENSEMBLE, fill
 
 TOGETHER = 1024  # sentences that run at a time
+
+
+def unit_means(features: Tensor, counts: Sequence[int]) -> Tensor:
+    """Unit ``(C, d)``: of each class, the mean of its rows among ``features`` ``(sum of counts, d)``."""
+    return F.normalize(torch.stack([own.mean(dim=0) for own in torch.split(features, list(counts))]), dim=-1)
+
+
+def mean_features(backbone: Backbone, sentences: Sequence[Sequence[str]]) -> Tensor:
+    """Unit ``(C, d)``: of each class, the mean of the unit features of its ``sentences``, of which there may be any
+    number from one on."""
+    features = backbone.encode_text([sentence for own in sentences for sentence in own])
+    return unit_means(features, [len(own) for own in sentences])
 
 
 @torch.no_grad()

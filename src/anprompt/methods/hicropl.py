@@ -30,6 +30,7 @@ from anprompt.clip import Backbone
 from anprompt.errors import UserError
 from anprompt.methods.base import ClassBlock, Preset
 from anprompt.methods.contexts import STANDARD_WORDS, DeepPromptMethod, vision_plan
+from anprompt.methods.ensemble import mean_features
 from anprompt.methods.options import option
 from anprompt.text import DescriptionBank
 
@@ -144,13 +145,11 @@ class HiCroPL(DeepPromptMethod):
     def make_block(self, names: Sequence[str], *, trained: bool) -> ClassBlock:
         block = super().make_block(names, trained=trained)
         described = [self.bank.of(name, self.template).main for name in names]
-        features = self.backbone.encode_text([s for own in described for s in own])  # (sum of counts, d)
-        parts = torch.split(features, [len(own) for own in described])
-        block.extra["described"] = F.normalize(torch.stack([part.mean(dim=0) for part in parts]), dim=-1)  # F (C, d)
+        block.extra["described"] = mean_features(self.backbone, described)  # F (C, d)
         return block
 
     def used_texts(self, names: Sequence[str]) -> DescriptionBank:
-        return DescriptionBank({n: self.bank.main[n] for n in names if n in self.bank.main}, {}, self.bank.source)
+        return self.main_texts(names)
 
     def wording(self, name: str) -> tuple[str, ...]:
         return (*super().wording(name), *self.bank.of(name, self.template).main)

@@ -30,6 +30,7 @@ from torch import Tensor, nn
 from anprompt.clip import Backbone, BlockAdapter, Sentences
 from anprompt.clip.plan import Place, PromptPlan
 from anprompt.methods.base import ClassBlock, Method, Preset
+from anprompt.methods.ensemble import unit_means
 from anprompt.methods.options import option
 from anprompt.text import DescriptionBank
 
@@ -119,7 +120,7 @@ class LwEIB(Method):
         return tuple(self._sentences(name))
 
     def used_texts(self, names: Sequence[str]) -> DescriptionBank:
-        return DescriptionBank({n: self.bank.main[n] for n in names if n in self.bank.main}, {}, self.bank.source)
+        return self.main_texts(names)
 
     def _encode(self, sentences: Sequence[str], plan: PromptPlan) -> Tensor:
         """Unit features ``(N, d)``; sentences that are too long are cut."""
@@ -130,8 +131,7 @@ class LwEIB(Method):
         texts, plan = [self._sentences(name) for name in block.names], self._plan("text")
         flat = [s for own in texts for s in own]
         parts = [self._encode(flat[i : i + TOGETHER], plan) for i in range(0, len(flat), TOGETHER)]
-        own = torch.split(torch.cat(parts), [len(t) for t in texts])
-        return F.normalize(torch.stack([features.mean(dim=0) for features in own]), dim=-1)
+        return unit_means(torch.cat(parts), [len(t) for t in texts])
 
     # ---- training and prediction -----------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Building blocks that several methods share: maps from the joint space into the towers, and layer ranges."""
+"""What several methods share: maps from the joint space into the towers, a learned projection, and layer ranges."""
 
 from __future__ import annotations
 
@@ -26,6 +26,28 @@ class LowRankMaps(nn.Module):
 
     def forward(self, x: Tensor, layer: int) -> Tensor:
         return F.linear(x, self.shared.weight + self.up[layer] @ self.down[layer], self.bias[layer])
+
+
+class LowRankProjection(nn.Module):
+    """What a method inherits for a projection that starts as a frozen one and learns a rank-r update: (P + B A) x.
+
+    B = 0 at the start. The tensors are the method's own, because adapters have them under these names.
+    """
+
+    projection_base: Tensor  # P (d_out, d_in)
+    projection_down: nn.Parameter  # A (r, d_in)
+    projection_up: nn.Parameter  # B (d_out, r)
+
+    def start_low_rank(self, frozen: Tensor, rank: int) -> None:
+        """Make the tensors. frozen: P, which no adapter stores."""
+        d_out, d_in = frozen.shape
+        self.register_buffer("projection_base", frozen.clone(), persistent=False)
+        self.projection_down = nn.Parameter(torch.randn(rank, d_in) * d_in**-0.5)
+        self.projection_up = nn.Parameter(torch.zeros(d_out, rank))
+
+    def project_low_rank(self, x: Tensor) -> Tensor:
+        """``(…, d_in)`` -> ``(…, d_out)``."""
+        return F.linear(x, self.projection_base + self.projection_up @ self.projection_down)
 
 
 class LinearMaps(nn.Module):

@@ -18,14 +18,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from anprompt.clip import Backbone
 from anprompt.errors import UserError
 from anprompt.methods.base import Preset
-from anprompt.methods.maps import LowRankMaps
+from anprompt.methods.maps import LowRankMaps, LowRankProjection
 from anprompt.methods.mmrl import MMRL, MMRLOptions
 from anprompt.methods.options import option
 
@@ -42,7 +40,7 @@ class MMRLPlusPlusOptions(MMRLOptions):
     projection_rank: int = option(64, "rank of the update of CLIP's projection", low=1)
 
 
-class MMRLPlusPlus(MMRL):
+class MMRLPlusPlus(LowRankProjection, MMRL):
     """Fewer learnables than MMRL, and tokens that interact across layers."""
 
     name = "mmrl++"
@@ -69,14 +67,10 @@ class MMRLPlusPlus(MMRL):
         return LowRankMaps(layers, d_in, d_out, rank=self.options.map_rank)  # (a')
 
     def make_projection(self) -> None:
-        clip, rank = self.backbone.vision.projection.weight.detach().float(), self.options.projection_rank
-        self.projection_base: Tensor
-        self.register_buffer("projection_base", clip.clone(), persistent=False)  # (d, D)
-        self.projection_down = nn.Parameter(torch.randn(rank, clip.shape[1]) * clip.shape[1] ** -0.5)
-        self.projection_up = nn.Parameter(torch.zeros(clip.shape[0], rank))
+        self.start_low_rank(self.backbone.vision.projection.weight.detach().float(), self.options.projection_rank)
 
     def project(self, outputs: Tensor) -> Tensor:
-        return F.linear(outputs, self.projection_base + self.projection_up @ self.projection_down)  # (c')
+        return self.project_low_rank(outputs)  # (c')
 
     def mixes(self) -> tuple[float, float]:
         o = self.options

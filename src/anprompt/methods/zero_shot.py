@@ -14,11 +14,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from anprompt.methods.base import ClassBlock, Method, Preset
+from anprompt.methods.ensemble import mean_features
 from anprompt.methods.options import option
 from anprompt.text import DescriptionBank
 
@@ -47,10 +47,7 @@ class ZeroShot(Method):
     }
 
     def used_texts(self, names: Sequence[str]) -> DescriptionBank:
-        if self.options.text != "descriptions":
-            return DescriptionBank()
-        used = {name: self.bank.main[name] for name in names if name in self.bank.main}
-        return DescriptionBank(used, {}, self.bank.source)
+        return self.main_texts(names) if self.options.text == "descriptions" else DescriptionBank()
 
     def wording(self, name: str) -> tuple[str, ...]:
         if self.options.text == "template":
@@ -66,10 +63,7 @@ class ZeroShot(Method):
         """``w_c`` of Eq. (1), ``(C, d)``, unit length."""
         if self.options.text == "template":
             return block.frozen
-        sentences = [self.wording(name) for name in block.names]
-        features = self.backbone.encode_text([s for own in sentences for s in own])  # (sum of counts, d)
-        parts = torch.split(features, [len(own) for own in sentences])
-        return F.normalize(torch.stack([part.mean(dim=0) for part in parts]), dim=-1)
+        return mean_features(self.backbone, [self.wording(name) for name in block.names])
 
     def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         loss = F.cross_entropy(self.logits(batch["pixels"]), batch["labels"])
