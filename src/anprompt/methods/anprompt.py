@@ -22,7 +22,7 @@ from __future__ import annotations
 import random
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
@@ -32,11 +32,11 @@ from torch import Tensor, nn
 from anprompt.clip import Backbone
 from anprompt.clip.plan import PromptPlan
 from anprompt.errors import UserError
-from anprompt.methods.baked import BakedClasses
 from anprompt.methods.base import ClassBlock, Method, Preset
 from anprompt.methods.ensemble import mean_features
 from anprompt.methods.maps import LinearMaps, LowRankMaps, LowRankProjection, parse_layers
 from anprompt.methods.options import option
+from anprompt.methods.small_form import SmallForm
 from anprompt.text import ClassTexts, DescriptionBank
 from anprompt.text.noise import add_noise
 
@@ -109,7 +109,7 @@ def adaptive_weight(logits: Tensor, formula: str, epsilon: float) -> Tensor:
     return 1 / (std * logits.numel() + epsilon)  # (7)
 
 
-class ANPrompt(LowRankProjection, Method):
+class ANPrompt(LowRankProjection, SmallForm):
     """Anti-noise prompts in both towers, the visual prompt prototype, and weak alignment of the logits."""
 
     name = "anprompt"
@@ -161,7 +161,6 @@ class ANPrompt(LowRankProjection, Method):
         self.drawn_epoch: Tensor
         self.baked_vision: Tensor
         self.baked_text: Tensor
-        self.baked_weights: Tensor
 
     # ---- before training: weak noise frozen text features ----------------------------------------------------------
 
@@ -214,22 +213,14 @@ class ANPrompt(LowRankProjection, Method):
             centres = KMeans(k, n_init=10, random_state=0).fit(rows.cpu().double().numpy()).cluster_centers_
         return torch.as_tensor(centres, dtype=torch.float32, device=f_w.device)
 
-    def make_block(self, names: Sequence[str], *, trained: bool) -> ClassBlock:
-        built = [name for name in names if not self.is_kept(name)]
-        if not built:
-            block = ClassBlock(tuple(names), None, trained=trained)
-        else:
-            block = replace(super().make_block(built, trained=trained), names=tuple(names))
-            self._add_weak_noise(block, built)
-        if self.baked is not None:
-            rows = self.baked.rows(names, self.bank, self.template)
-            block.extra["rows"] = torch.tensor(rows, device=self.backbone.device)  # (C,) of ``baked_weights``
-        return block
+    def build_block(self, names: Sequence[str], *, trained: bool) -> ClassBlock:
+        return self._add_weak_noise(super().build_block(names, trained=trained))
 
-    def _add_weak_noise(self, block: ClassBlock, names: Sequence[str]) -> None:
-        """``f_w`` of ``names``, and the same as Eq. (2) gives it, from which ``P_w`` is made; ``(C, d)`` each."""
-        block.extra["weak_noise"] = self._weak_noise_features(names)
+    def _add_weak_noise(self, block: ClassBlock) -> ClassBlock:
+        """``f_w``, and the same as Eq. (2) gives it, from which ``P_w`` is made; ``(C, d)`` each."""
+        block.extra["weak_noise"] = self._weak_noise_features(block.names)
         block.extra["f_w"] = F.normalize(block.extra["weak_noise"], dim=-1)
+        return block
 
     def start(self, names: Sequence[str], bank: DescriptionBank) -> None:
         super().start(names, bank)
@@ -240,8 +231,7 @@ class ANPrompt(LowRankProjection, Method):
         if self.options.resample == "epoch":
             self.drawn_epoch.fill_(epoch)
             for block in self.blocks:
-                self._add_weak_noise(block, block.names)
-                block.kept = None
+                self._add_weak_noise(block).kept = None
 
     def with_classes(self, names: Sequence[str], bank: DescriptionBank | None = None) -> Method:
         view = super().with_classes(names, bank)
@@ -332,17 +322,8 @@ class ANPrompt(LowRankProjection, Method):
             return f_v
         return torch.cat([f_v, self._prototype(image.prompts)], dim=1)
 
-    def class_weights(self, block: ClassBlock) -> Tensor:
+    def build_weights(self, block: ClassBlock) -> Tensor:
         """Weights that give ``ℓ_final = θ ℓ_A + (1 − θ) partner`` at once: both are linear in the image features."""
-        if "rows" not in block.extra:
-            return self._built_weights(block)
-        weights = self.baked_weights[block.extra["rows"]]  # (C, d)
-        if block.sentences is not None:
-            weights[block.extra["rows"] < 0] = self._built_weights(block)
-        return weights
-
-    def _built_weights(self, block: ClassBlock) -> Tensor:
-        """Class weights from sentences: of all classes of the block that are not baked."""
         f_t = self._text_features(block, self.tokens()[1])
         decision = self.options.decision if block.trained else self.options.decision_new
         theta = self.options.theta if decision == "final" else 1.0
@@ -360,30 +341,9 @@ class ANPrompt(LowRankProjection, Method):
 
     # ---- the small form --------------------------------------------------------------------------------------------
 
-    @torch.no_grad()
-    def bake(self, tensors: Mapping[str, Tensor] | None = None, names: Sequence[str] = ()) -> None:
-        """Replace prompts and maps by the tokens that they give and one weight vector per known class; ends training.
-
-        tensors, names: of a baked adapter file and its classes; by default they are computed from this object.
-        """
+    def small_tensors(self) -> dict[str, Tensor]:
+        """The tokens that prompts and maps give, ``(layers, K, D)`` for each tower."""
         if self.options.partner == "prototype":
             raise UserError("Option partner='prototype' needs P_r at prediction: such an adapter cannot be baked.")
-        read = tensors is not None
-        if tensors is None:
-            vision, text = self.tokens()
-            tensors = {
-                "baked_vision": torch.stack(list(vision.values())),  # (layers, K, D)
-                "baked_text": torch.stack(list(text.values())).half(),  # only used for classes added later
-                "baked_weights": torch.cat([self.kept_weights(block) for block in self.blocks]),  # (C, d)
-            }
-            names = self.class_names
-        self._parameters, self._modules, self._buffers = {}, {}, {}  # new ones: views share the old
-        for key, tensor in tensors.items():
-            self.register_buffer(key, tensor.to(self.backbone.device))
-        self.baked = BakedClasses.made(names, self.bank, self.template, self.baked, read=read)
-        blocks, row = self.blocks, 0
-        self.blocks = []  # not changed in place: views share them
-        for block in blocks:
-            rows = torch.arange(row, row + len(block.names), device=self.backbone.device)
-            self.blocks.append(replace(block, sentences=None, plain=None, extra={"rows": rows}, kept=None))
-            row += len(block.names)
+        vision, text = (torch.stack(list(tokens.values())) for tokens in self.tokens())
+        return {"baked_vision": vision, "baked_text": text.half()}  # text: only used for classes added later
