@@ -88,7 +88,7 @@ def test_the_mask_is_made_once_a_pass(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_views_and_plain_photos_in_the_loss() -> None:
     """All views are taken as one batch, all against the features of the photos as they are."""
     method, data, other = make("tac", small_backbone()), batch(2), batch(2, seed=1)
-    plain = batch(2, seed=2)["pixels"]
+    plain = method.backbone.encode_image(batch(2, seed=2)["pixels"])
     whole = method.losses({**data, "views": other["pixels"][None], "plain": plain})
     parts = [method.losses({**data, "pixels": pixels, "plain": plain}) for pixels in (data["pixels"], other["pixels"])]
     for term in ("cross_entropy", "image_distance", "total"):
@@ -96,22 +96,17 @@ def test_views_and_plain_photos_in_the_loss() -> None:
     assert not torch.allclose(method.losses(data)["image_distance"], parts[0]["image_distance"])
 
 
-def test_batches_with_plain_photos() -> None:
+def test_batches_with_features_of_plain_photos() -> None:
     backbone, data = random_backbone(), pictures(6)
-    recipe = Recipe(batch=2)
+    recipe, rows = Recipe(batch=2), torch.arange(6.0)[:, None]
     steps = [list(augmented_batches(data, backbone.transform, recipe, backbone.device, seed=1, epoch=0, plain=plain))
-             for plain in (False, True)]  # fmt: skip
+             for plain in (None, rows)]  # fmt: skip
     for (_, without), (_, given) in zip(*steps, strict=True):
         assert set(without) == {"pixels", "labels"}
         assert torch.equal(given["pixels"], without["pixels"])
-        rows = [
-            i for i in range(6) for p in given["plain"] if torch.equal(backbone.transform([numbers(data, i)])[0], p)
-        ]
-        assert sorted(data.labels[rows].tolist()) == sorted(given["labels"].tolist())
-
-
-def numbers(data: TrainingImages, i: int) -> Any:
-    return data.images[i].permute(1, 2, 0).numpy()
+        assert given["plain"].shape == (2, 1)
+        assert torch.equal(data.labels[given["plain"][:, 0].long()], given["labels"])
+    assert sorted(torch.cat([given["plain"] for _, given in steps[1]]).flatten().tolist()) == list(range(6))
 
 
 def test_learned_numbers_are_averaged_over_epochs() -> None:
@@ -141,3 +136,20 @@ def test_training_runs_in_the_loop() -> None:
     result = train(method, data, Recipe(epochs=1, batch=3), seed=1)
     assert result.steps == 2
     assert all({"pixels", "labels", "plain"} <= keys for keys in seen)
+
+
+def test_a_photo_without_augmentation_is_encoded_once_a_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """And its target is what the encoder gives for it as at prediction."""
+    data = TrainingImages(pictures(6).images, torch.arange(6) % len(NAMES))
+    backbone = random_backbone(vision_depth=2, text_depth=2)
+    method, encoded, given = make("tac", backbone, depth=2), list[int](), list[torch.Tensor]()
+    encode, losses = backbone.encode_image, method.losses
+    monkeypatch.setattr(backbone, "encode_image", lambda pixels: (encoded.append(len(pixels)), encode(pixels))[1])
+    method.losses = lambda batch: (given.append(batch["plain"]), losses(batch))[1]
+    train(method, data, Recipe(epochs=2, batch=3), seed=1)
+    assert encoded == [6]
+    expected = encode(data.plain(range(6), backbone.transform))
+    for epoch in (given[:2], given[2:]):
+        nearest = torch.cat(epoch) @ expected.T
+        assert sorted(nearest.argmax(dim=1).tolist()) == list(range(6))
+        torch.testing.assert_close(nearest.amax(dim=1), torch.ones(6))

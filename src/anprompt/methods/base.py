@@ -82,7 +82,7 @@ class Method(nn.Module, ABC):
     supports_new_classes, only_known: whether other classes than those of training are possible, and why not.
     What batches of training have besides: ``views``, how many further augmentations of the same photos, as ``"views"``
     ``(V, B, 3, H, W)``; ``chance``, whether ``"chance"``, one number in [0, 1) for each step; ``plain``, whether
-    ``"plain"``, the photos without augmentation.
+    ``"plain"``, frozen unit features ``(B, d)`` of the photos without augmentation.
     rows_per: tensors that have one row for each training ``"class"`` or ``"photo"``, by name; made with none.
     """
 

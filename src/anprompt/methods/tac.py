@@ -151,7 +151,7 @@ class TAC(Method):
     def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """(e) and its terms, unweighted."""
         o, block, labels, pixels = self.options, self.blocks[0], batch["labels"], batch["pixels"]
-        target = self.backbone.encode_image(batch.get("plain", pixels))  # (B, d)
+        target = batch["plain"] if "plain" in batch else self.backbone.encode_image(pixels)  # f_v^clip (B, d)
         if "views" in batch:  # further augmentations (V, B, 3, H, W)
             count = 1 + len(batch["views"])
             pixels = torch.cat([pixels, *batch["views"]])

@@ -56,13 +56,13 @@ def prefetches(device: torch.device) -> bool:
 
 def augmented_batches(
     data: TrainingImages, transform: ImageTransform, recipe: Recipe, device: torch.device,
-    *, seed: int, epoch: int, first: int = 0, views: int = 0, chance: bool = False, plain: bool = False,
+    *, seed: int, epoch: int, first: int = 0, views: int = 0, chance: bool = False, plain: Tensor | None = None,
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:  # fmt: skip
     """Yield (step, batch) for the steps of ``epoch`` from ``first`` on.
 
     A batch has ``"pixels"``, ``(B, 3, H, W)``, and ``"labels"``, ``(B,)``, on ``device``. With ``views`` it also has
     ``"views"``, ``(V, B, 3, H, W)``, so many further augmentations of the same photos; with ``chance``, ``"chance"``,
-    one number in [0, 1) for the step; with ``plain``, ``"plain"``, ``(B, 3, H, W)``, the same photos as at prediction.
+    one number in [0, 1) for the step; with ``plain``, rows ``(n, ·)`` for all photos, ``"plain"``, those of its photos.
     """
     order = epoch_order(len(data), recipe.batch, seed, epoch)
 
@@ -80,8 +80,8 @@ def augmented_batches(
             batch["views"] = torch.stack([augmented(images, step, "view", view) for view in range(views)])
         if chance:
             batch["chance"] = torch.rand((), generator=generator_for(seed, epoch, step, "chance"))
-        if plain:
-            batch["plain"] = data.plain(chosen.tolist(), transform)
+        if plain is not None:
+            batch["plain"] = plain[chosen]
         if device.type == "cuda":  # only a copy from pinned memory lets the host go on meanwhile
             return {name: tensor.pin_memory() for name, tensor in batch.items()}
         return batch

@@ -17,6 +17,7 @@ from anprompt.training.compiled import compiled_blocks
 from anprompt.training.images import TrainingImages
 from anprompt.training.interrupt import watch_signals
 from anprompt.training.log import LOG, Diverged, RunLog, StepReader, steps_between_reads
+from anprompt.training.photos import FrozenPhotos
 from anprompt.training.recipe import Recipe
 
 Report = Callable[[int, int, int, dict[str, float]], None]
@@ -69,6 +70,7 @@ def train(
     backbone, device = method.backbone, method.backbone.device
     log, reader = RunLog(folder, start), StepReader(steps_between_reads(device))
     steps = steps_in_epoch(len(data), recipe.batch)
+    plain = FrozenPhotos(data, backbone, seed).features().cpu() if method.plain else None  # (n, d), once a run
     sums: dict[str, float] = {}  # of the loss terms in this epoch
     began = time.perf_counter()
 
@@ -107,7 +109,7 @@ def train(
             first = start[1] if epoch == start[0] else 0
             for step, batch in augmented_batches(
                 data, backbone.transform, recipe, device, seed=seed, epoch=epoch, first=first,
-                views=method.views, chance=method.chance, plain=method.plain,
+                views=method.views, chance=method.chance, plain=plain,
             ):  # fmt: skip
                 begin_step()
                 losses = method.losses(batch)

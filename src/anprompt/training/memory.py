@@ -107,7 +107,7 @@ def blank_batch(method: Method, size: int, device: str | torch.device) -> dict[s
     if method.chance:
         batch["chance"] = torch.tensor(0.5, device=labels.device)
     if method.plain:
-        batch["plain"] = torch.empty(size, 3, side, side, device=device)
+        batch["plain"] = torch.empty(size, method.backbone.config.joint_width, device=labels.device)
     return batch
 
 
