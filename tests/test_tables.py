@@ -245,6 +245,16 @@ def test_recipes_shots_and_splits_of_one_method_are_rows_of_their_own(tmp_path: 
     assert [row.label for row in table.rows] == ["coop [16 shots]", "coop [4 shots]"]
 
 
+def test_another_recipe_is_named_beside_methods_with_their_own(tmp_path: Path) -> None:
+    matched = {"recipe": "matched/base-to-new"}
+    zero = [*halves("zero-shot", "dtd", None, 50, 60), *halves("zero-shot", "dtd", None, 50, 60, **matched)]
+    own, others = halves("coop", "dtd", 1, 80, 60), halves("maple", "dtd", 1, 70, 60, **matched)
+    table = table_of("I", read_back(tmp_path / "mixed", [*zero, *own, *others]))
+    assert [row.label for row in table.rows] == ["zero-shot", "coop", "maple [matched]"]
+    table = table_of("I", read_back(tmp_path / "alike", [*zero, *others, *halves("coop", "dtd", 1, 7, 6, **matched)]))
+    assert [row.label for row in table.rows] == ["zero-shot", "coop", "maple"]
+
+
 def test_results_that_belong_into_one_cell_are_refused_if_they_differ(tmp_path: Path) -> None:
     records = [*halves("coop", "dtd", 1, 80, 60), *halves("coop", "dtd", 1, 70, 60, subset="all")]
     with pytest.raises(UserError, match=r"belong into the same cell of the table \(coop on DTD\)"):

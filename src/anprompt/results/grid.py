@@ -162,9 +162,12 @@ def build_grid(results: Sequence[Result], measure_of: Callable[[Result], str], a
 
 
 def _method_lines(results: Sequence[Result], measure_of: Callable[[Result], str]) -> dict[str, Line]:
-    """Each result's line: its method, and behind it in brackets whatever else differs among the method's results."""
+    """Each result's line: its method, and behind it in brackets whatever else differs among the method's results.
+
+    Another recipe than a method's own is named too where other methods have theirs.
+    """
     traits: dict[str, Callable[[Result], str]] = {
-        "recipe": lambda result: result.recipe or "",
+        "recipe": lambda result: "" if result.seed is None else result.recipe or "",
         "shots": lambda result: "" if result.shots is None or measure_of(result).isdigit() else f"{result.shots} shots",
         "split": lambda result: result.split,
         "variant": lambda result: " ".join(f"{name} {shown(value)}" for name, value in sorted(result.variant.items())),
@@ -173,13 +176,20 @@ def _method_lines(results: Sequence[Result], measure_of: Callable[[Result], str]
     for result in results:
         for name, trait in traits.items():
             met[result.method, name].add(trait(result))
+    own_recipes = any(_has_own_recipe(result) for result in results if result.seed is not None)
     lines = {}
     for result in results:
         several = [name for name in traits if len(met[result.method, name]) > 1]
+        if own_recipes and "recipe" not in several and result.seed is not None and not _has_own_recipe(result):
+            several.insert(0, "recipe")
         marks = [_short(traits[name](result), met[result.method, name], result.method) for name in several]
         label = " ".join([result.method, *(f"[{mark}]" for mark in marks if mark)])
         lines[result.identity] = Line(label, result.method, result.variant)
     return lines
+
+
+def _has_own_recipe(result: Result) -> bool:
+    return result.recipe is not None and result.recipe.partition("/")[0] == result.method
 
 
 def _short(trait: str, others: Collection[str], method: str) -> str:
