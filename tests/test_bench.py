@@ -105,6 +105,26 @@ def test_an_ablation_names_its_variants(bench: Any) -> None:
     assert {config["ablation"] for config in found} == {"mine"}
 
 
+def test_what_only_decides_is_trained_once(bench: Any) -> None:
+    ablation = ("--protocol", "ablation", "--methods", "anprompt", "--ablation", "VIII")
+    code, _, err = bench(*ablation, "--vary.theta", "0.1,1.0")
+    assert code == 0, err
+    assert len(list(Path("results/adapters").iterdir())) == 1
+    assert "base theta 0.1 " in err
+    written = [json.loads(path.read_text()) for path in Path("results/records").rglob("*base*.json")]
+    together = {record["config"]["variant"]["theta"]: record for record in written}
+    assert [together[theta]["decision"][:7] for theta in (0.1, 1.0)] == ["0.1·ℓ_A", "1·ℓ_A +"]
+    for theta in (0.1, 1.0):  # each on its own: in a folder where nothing is shared
+        code, _, err = bench(*ablation, "--vary.theta", theta, "--out", f"alone-{theta}")
+        assert code == 0, err
+        alone = [json.loads(path.read_text()) for path in Path(f"alone-{theta}/records").rglob("*base*.json")]
+        assert [record["per_class"] for record in alone] == [together[theta]["per_class"]]
+        assert [record["config"] for record in alone] == [together[theta]["config"]]
+    code, _, err = bench(*ablation, "--vary.theta", "0.1,1.0", "--vary.theta_in_loss", "true", "--out", "in-loss")
+    assert code == 0, err
+    assert len(list(Path("in-loss/adapters").iterdir())) == 2
+
+
 def test_dry_run_says_time_and_disk_and_writes_nothing(bench: Any) -> None:
     before = contents(Path())
     code, out, _ = bench("--dry-run")

@@ -173,12 +173,18 @@ def carry_out_with_bars(plan: Plan, setting: Bench, machines: Machines) -> Failu
                 if text not in said:
                     console.note(f"{task.run.title}: {text}")
                 said.add(text)
-            scores = ", ".join(f"{r['config']['target']} {r['config']['target_subset']} {r['accuracy']:.1f}"
-                               for r in done.records.values())  # fmt: skip
+            scores = ", ".join(_score(record, task) for record in done.records.values())
             console.note(f"done {finished}/{len(plan.tasks)}: {task.run.title}: {scores}")
             progress("runs", finished, len(plan.tasks), {})
 
         return carry_out(plan, setting, machines, report, progress)
+
+
+def _score(record: dict[str, Any], task: Task) -> str:
+    """``eurosat base 81.0``; of several decisions of one training, also which."""
+    config = record["config"]
+    own = [f"{name} {value}" for name, value in config["variant"].items() if name not in task.run.variant]
+    return " ".join([config["target"], config["target_subset"], *own, f"{record['accuracy']:.1f}"])
 
 
 def _say_estimate(plan: Plan, backbone: Backbone, setting: Bench, jobs: int, json: bool) -> int:

@@ -313,6 +313,10 @@ class ANPrompt(LowRankProjection, SmallForm):
 
     # ---- prediction ------------------------------------------------------------------------------------------------
 
+    @classmethod
+    def deciding_options(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
+        return ("decision", "decision_new", *(() if options["theta_in_loss"] else ("theta",)))
+
     def image_features(self, pixels: Tensor) -> Tensor:
         """``f_v`` ``(B, d)``; with ``partner="prototype"`` ``[f_v, f_N]`` ``(B, 2d)``."""
         plan = PromptPlan.deep(self.tokens()[0], mix=self.options.mix)

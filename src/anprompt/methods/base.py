@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, ClassVar, Protocol
 
@@ -230,6 +230,21 @@ class Method(nn.Module, ABC):
     def wording(self, name: str) -> tuple[str, ...]:
         """The sentences that the logits of class ``name`` depend on; the bare name where learned words replace them."""
         return (self.bank.fill(self.template, name), *self.used_texts([name]).main.get(name, ()))
+
+    @classmethod
+    def deciding_options(cls, options: Mapping[str, Any]) -> tuple[str, ...]:
+        """Names of those ``options`` that only the decision reads: runs that differ in nothing else train alike."""
+        return ()
+
+    def deciding_by(self, options: Mapping[str, Any]) -> Method:
+        """A view of the same learnables and classes with other values of :meth:`deciding_options`."""
+        values = {name: options[name] for name in self.deciding_options(options)}
+        if all(getattr(self.options, name) == value for name, value in values.items()):
+            return self
+        view = copy.copy(self)
+        view.options = replace(self.options, **values)
+        view.blocks = [replace(block, kept=None) for block in self.blocks]
+        return view
 
     # ---- training --------------------------------------------------------------------------------------------------
 

@@ -121,6 +121,7 @@ def _evaluate(
 ) -> dict[str, Any]:  # fmt: skip
     target = evaluation.target
     source = open_source(target.data, bench.data_root)
+    classifier.method_ = classifier.method_.deciding_by(evaluation.config["settings"]["options"])
     result = classifier.evaluate(source, split=target.split, subset=target.subset, progress=progress)
     kept = ("accuracy", "class_mean", "images", "per_class", "decision", "template", "data", "seconds")
     backbone = classifier.method_.backbone

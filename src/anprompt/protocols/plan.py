@@ -64,7 +64,7 @@ def make_plan(runs: Sequence[Run], bench: Bench, weights_hash: str) -> Plan:
     problems.raise_if_any()
     known = _Known(made.sources, bench.texts)
     said: set[str] = set()  # many runs may have the same problem
-    tasks: dict[tuple[Path, tuple[Target, ...]], Task] = {}
+    tasks: dict[Path, Task] = {}
     for run in runs:
         try:
             task = _resolve(run, known, weights_hash)
@@ -73,15 +73,15 @@ def make_plan(runs: Sequence[Run], bench: Bench, weights_hash: str) -> Plan:
                 problems.add(str(error))
             said.add(str(error))
             continue
-        if (task.adapter, run.targets) in tasks:  # a variant that is the recipe itself, for example
-            continue
-        tasks[task.adapter, run.targets] = task
+        same = tasks.get(task.adapter)
+        tasks[task.adapter] = task if same is None else same.together(task)
+    problems.raise_if_any()
+    for task in tasks.values():
         made.evaluations += task.evaluations
         left = [e for e in task.evaluations if not is_done(Path(bench.out), e)]
         made.records += [Path(bench.out) / e.file for e in task.evaluations if e not in left]
         if left:
             made.tasks.append(replace(task, evaluations=tuple(left)))
-    problems.raise_if_any()
     return made
 
 
@@ -134,6 +134,8 @@ def _resolve(run: Run, known: _Known, weights_hash: str) -> Task:
     preset = next(name for name, p in kind.presets.items() if p is methods.find_preset(kind, run.preset))
     conventions = benchmark_options(run.method, preset, source.benchmark)
     options = methods.resolve_options(run.method, preset, {**conventions, **run.options})
+    usual = methods.resolve_options(run.method, preset, conventions)
+    training = {**options, **{name: usual[name] for name in kind.deciding_options(options)}}
     recipe = resolve_recipe(kind.presets[preset].recipe, run.training)
     settings: dict[str, Any] = {
         "preset": preset,
@@ -148,7 +150,7 @@ def _resolve(run: Run, known: _Known, weights_hash: str) -> Task:
     label = label_of(run.source, source)
     evaluations = tuple(_evaluation(run, target, label, settings, known) for target in run.targets)
     # The estimator sees the conventions of published data again, so the run carries the final options.
-    return Task(replace(run, preset=preset, options=options), label, settings, evaluations)
+    return Task(replace(run, preset=preset, options=training), label, {**settings, "options": training}, evaluations)
 
 
 def _evaluation(run: Run, target: Target, source: str, settings: Mapping[str, Any], known: _Known) -> Evaluation:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -92,6 +92,16 @@ class Task:
     source: str
     settings: Mapping[str, Any]
     evaluations: tuple[Evaluation, ...]
+
+    def together(self, other: Task) -> Task:
+        """This task and the evaluations of another one with the same training, each once."""
+        known = {evaluation.sha256 for evaluation in self.evaluations}
+        more = [evaluation for evaluation in other.evaluations if evaluation.sha256 not in known]
+        if not more:  # a variant that is the recipe itself, for example
+            return self
+        theirs = other.run.variant
+        variant = {name: value for name, value in self.run.variant.items() if theirs.get(name, ...) == value}
+        return replace(self, run=replace(self.run, variant=variant), evaluations=(*self.evaluations, *more))
 
     @property
     def adapter(self) -> Path:
