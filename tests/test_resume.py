@@ -100,7 +100,7 @@ def test_stopped_anywhere_and_resumed_equals_the_uninterrupted_run(whole: Any, s
     assert positions(tmp_path) == ALL_STEPS[:stop_after]
     resumed, result = run.go(tmp_path, resume=True)
     assert result is not None
-    assert result.steps == STEPS - stop_after
+    assert (result.steps, len(result.history)) == (STEPS, 3), "of the whole run"
     assert result.resumed_at == ((stop_after - 1) // 2, (stop_after - 1) % 2 + 1)
     assert all(result.history)
     assert same(resumed, tensors)
@@ -181,7 +181,7 @@ def test_resuming_a_finished_run_trains_no_further(whole: Any, tmp_path: Path) -
     run.go(tmp_path)
     again, result = run.go(tmp_path, resume=True)
     assert result is not None
-    assert (result.resumed_at, result.steps) == ((3, 0), 0)
+    assert (result.resumed_at, result.steps, len(result.history)) == ((3, 0), STEPS, 3)
     assert same(again, tensors)
     assert positions(tmp_path) == ALL_STEPS
 

@@ -72,7 +72,8 @@ def compare(
     benchmark_of = partial(opened_benchmark, data_root=data_root)
     drawn = numbers_in("seeds", seeds)
     runs = declare(Asked("few-shot", entered, [data], None, drawn, [shots], recipe), benchmark_of)
-    if open_methods:
+    halves = bool(open_methods) and _has_halves(data, data_root)
+    if halves:
         runs += declare(Asked("base-to-new", open_methods, [data], None, drawn, [shots], recipe), benchmark_of)
     check_writable(Path(out))
     plan = make_plan(runs, setting, backbone_of(backbone, device).weights_hash)
@@ -90,8 +91,22 @@ def compare(
     console.table(heading, columns, rows, columns[1:])
     for sentence in said:
         console.say(f"- {sentence}")
-    console.say("- all: trained and tested on all classes; base, new: trained on the base half; ± over seeds.")
+    rest = "base, new: trained on the base half" if halves else "halves, base and new, need 4 classes or more"
+    console.say(f"- all: trained and tested on all classes; {rest}; ± over seeds.")
     return say_failures(failures)
+
+
+def _has_halves(data: str, data_root: str | None) -> bool:
+    """Whether the classes can be split into base and new ones of at least two each."""
+    from anprompt.data import base_new_split
+    from anprompt.errors import UserError
+    from anprompt.protocols.plan import open_source
+
+    try:
+        classes = open_source(data, data_root).classes
+    except UserError:
+        return True  # make_plan says what is wrong
+    return min(map(len, base_new_split(range(len(classes))))) >= 2
 
 
 def _row(entrant: Entrant) -> tuple[str, ...]:

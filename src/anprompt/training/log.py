@@ -6,7 +6,9 @@ import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -16,6 +18,7 @@ from anprompt.errors import UserError
 from anprompt.files import write_text
 
 LOG = "log.jsonl"
+PLACE = ("epoch", "step", "lr", "seconds")  # what a line holds beside loss terms
 
 
 class RunLog:
@@ -39,6 +42,20 @@ class RunLog:
             except OSError as error:
                 raise UserError(f"Cannot write '{self.path}': {error.strerror or error}.") from error
         self.rows = []
+
+    def whole_run(self) -> tuple[int, float, list[dict[str, float]]]:
+        """Of all steps that were written down: their number, seconds, and the mean loss terms of each epoch."""
+        assert self.path is not None
+        rows = [json.loads(line) for line in self.path.read_text(encoding="utf-8").splitlines()]
+        clock = [0.0, *(row["seconds"] for row in rows)]  # starts anew with each process
+        seconds = sum(now - before if now >= before else now for before, now in pairwise(clock))
+        epochs: dict[int, list[dict[str, float]]] = {}
+        for row in rows:
+            terms = {name: value for name, value in row.items() if name not in PLACE}
+            epochs.setdefault(row["epoch"], []).append(terms)
+        return len(rows), seconds, [
+            {name: fmean(step[name] for step in steps) for name in steps[0]} for _, steps in sorted(epochs.items())
+        ]  # fmt: skip
 
 
 def _position(line: str) -> tuple[float, float]:

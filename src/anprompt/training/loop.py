@@ -25,7 +25,7 @@ Report = Callable[[int, int, int, dict[str, float]], None]
 
 @dataclass
 class TrainingResult:
-    """What a run did. ``history``: one dict of mean loss terms per epoch trained in this process."""
+    """What a run did, before an interruption too. ``history``: one dict of mean loss terms per epoch."""
 
     steps: int = 0
     seconds: float = 0.0
@@ -132,4 +132,6 @@ def train(
             if stop.signum:  # while the epoch was ended
                 stop.leave(epoch, steps, kept=folder is not None)
     result.seconds = time.perf_counter() - began
+    if result.resumed_at is not None:
+        result.steps, result.seconds, result.history = log.whole_run()
     return result
