@@ -20,6 +20,7 @@ from anprompt.errors import Problems, unknown_name
 from anprompt.fitting import prepare
 from anprompt.inference import refuse_bad, stream_logits
 from anprompt.inputs import as_pictures, as_source
+from anprompt.labels import Label, Labels, read_labels
 from anprompt.methods import Method
 from anprompt.results import evaluate_predictions
 from anprompt.settings import Progress, bank_for, cache_for, caching, find_device, listed, note
@@ -98,24 +99,36 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Learn the classes of ``data``: a path or specification, a data source, or (pictures, labels).
 
         folder: where the training state is kept, so that an interrupted run can ``resume`` exactly.
+        Labels are text, whole numbers or truth values; predictions are of the same kind. In sentences a class is called
+        ``str(label)``, with spaces for ``_``.
         Raises :class:`UserError` for anything wrong with names, data or settings, before training starts.
         """
+        of_pictures = None
+        if labels is not None:
+            labels, dtype = read_labels(labels)
+            of_pictures = Labels.of_pictures(labels, dtype)
         run = prepare(self, data, labels, folder=Path(folder) if folder is not None else None, resume=resume,
                       progress=progress)  # fmt: skip
         run.train(progress)
         self.method_: Method = run.method
         self.about_: dict[str, Any] = run.about()
+        if of_pictures is not None and of_pictures.of:
+            self.about_["labels"] = of_pictures.to_json()
         self.record_: dict[str, Any] = run.record()
         return self
 
     # ---- prediction ------------------------------------------------------------------------------------------------
 
     @property
-    def classes_(self) -> npt.NDArray[np.str_]:
-        """Class names, in the order of the columns of ``decision_function``."""
+    def classes_(self) -> npt.NDArray[Any]:
+        """The labels that ``fit`` got, else class names, in the order of the columns of ``decision_function``."""
         if "method_" not in vars(self):
             raise AttributeError("classes_")
-        return np.array(self.method_.class_names)
+        return self._labels.array(self.method_.class_names)
+
+    @property
+    def _labels(self) -> Labels:
+        return Labels.from_json(self.about_.get("labels"))
 
     def decision_function(self, pictures: Any, progress: Progress | None = None) -> npt.NDArray[np.float32]:
         """Logits ``(n, C)`` of files, folders, patterns, PIL images or arrays. ``bad_images`` applies."""
@@ -137,11 +150,11 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Probabilities ``(n, C)``: softmax of the logits."""
         return torch.from_numpy(self.decision_function(pictures)).softmax(dim=1).numpy()
 
-    def predict(self, pictures: Any) -> npt.NDArray[np.str_]:
-        """The most likely class name of each picture, ``(n,)``."""
+    def predict(self, pictures: Any) -> npt.NDArray[Any]:
+        """The most likely class of each picture ``(n,)``, as one of ``classes_``."""
         logits = self.decision_function(pictures)
-        names: npt.NDArray[np.str_] = self.classes_[logits.argmax(axis=1)]
-        return names
+        labels: npt.NDArray[Any] = self.classes_[logits.argmax(axis=1)]
+        return labels
 
     def evaluate(
         self,
@@ -162,7 +175,8 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self, "method_")
         began = time.perf_counter()
-        source = as_source(data, labels, classes=None if labels is None else self.method_.class_names).subset(subset)
+        classes = None if labels is None else self.method_.class_names
+        source = as_source(data, labels, classes=classes, known=self._labels).subset(subset)
         if labels is not None and split == "test":
             split = "train"  # pictures in memory have a single list
         if split not in source.splits:
@@ -210,38 +224,47 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def with_classes(
         self,
-        names: Sequence[str],
-        descriptions: dict[str, Sequence[str]] | None = None,
+        names: Sequence[Label],
+        descriptions: dict[Any, Sequence[str]] | None = None,
         *,
         source: DataSource | None = None,
     ) -> PromptClassifier:
         """A view of the same tuned prompts over other classes; this classifier stays as it is.
 
+        names: names or labels; ``_`` in a new name is a space in sentences, and ``classes_`` keeps what was given.
         descriptions: sentences by class name; those that the adapter knows, or ``source`` brings, need not be given.
         source: data of these classes. A published data set other than that of the training is worded in its own way:
             by its template, and by ``texts`` or its own sentences alone where it has any.
         Raises :class:`UserError` for names given twice, empty names, or a method that only knows its own classes.
         """
         check_is_fitted(self, "method_")
-        self._check_names(names, present=(), published=source is not None and source.benchmark is not None)
-        template, known = self._wording(names, source)
-        for name, sentences in (descriptions or {}).items():
+        if source is None:
+            chosen, labels = self._given(names)
+            worded, _ = self._given(list(descriptions or ()))
+        else:
+            chosen, labels = [str(name) for name in names], self._labels
+            worded = [str(name) for name in descriptions or ()]
+        self._check_names(chosen, present=(), published=source is not None and source.benchmark is not None)
+        template, known = self._wording(chosen, source)
+        for name, sentences in zip(worded, (descriptions or {}).values(), strict=True):
             known = known.with_class(name, sentences)
         view = PromptClassifier(**self.get_params(deep=False))
         method = copy.copy(self.method_)
         method.template = template
-        view.method_ = method.with_classes(list(names), known)
-        trained = () if self._elsewhere(source) else self.classes_
-        missing = [n for n in names if not (n in known.main or n in trained or view.method_.is_kept(n))]
+        view.method_ = method.with_classes(chosen, known)
+        trained = () if self._elsewhere(source) else self.method_.class_names
+        missing = [n for n in chosen if not (n in known.main or n in trained or view.method_.is_kept(n))]
         if missing and "descriptions" in self.method_.needs:
-            note(f"{len(missing)} of {len(names)} classes have no descriptions and use the template: {listed(missing)}")
-        view.about_, view.record_ = self.about_, self.record_
+            note(
+                f"{len(missing)} of {len(chosen)} classes have no descriptions and use the template: {listed(missing)}"
+            )
+        view.about_, view.record_ = _labelled(self.about_, labels), self.record_
         return view
 
     def facing(self, source: DataSource) -> PromptClassifier:
         """This classifier, or a view of it over the classes of ``source`` where these or their wording differ."""
         check_is_fitted(self, "method_")
-        if list(self.classes_) != list(source.classes):
+        if self.method_.class_names != list(source.classes):
             return self.with_classes(source.classes, source=source)
         if self._elsewhere(source):
             (template, bank), own = self._wording(source.classes, source), self.method_
@@ -267,19 +290,27 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             known = _with_more(known, read_bank(self.texts, list(names)), settled)
         return template, known
 
-    def add_class(self, name: str, descriptions: Sequence[str] | None = None) -> PromptClassifier:
-        """Add a class without training. The logits of the present classes stay exactly as they were."""
+    def add_class(self, name: Label, descriptions: Sequence[str] | None = None) -> PromptClassifier:
+        """Add a class without training. The logits of the present classes stay exactly as they were.
+
+        After a name that is text, ``classes_`` of labels that were numbers are objects.
+        """
         check_is_fitted(self, "method_")
-        self._check_names([name], present=self.classes_)
+        (name,), labels = self._given([name])
+        self._check_names([name], present=self.method_.class_names)
         bank = self.method_.bank.with_class(name, descriptions) if descriptions else self.method_.bank
         if name not in bank.main and "descriptions" in self.method_.needs:
             note(f"The class '{name}' has no descriptions and uses the template '{self.method_.template}'.")
         self.method_.add_classes([name], bank)
+        self.about_ = _labelled(self.about_, labels)
         return self
 
-    def _check_names(
-        self, names: Sequence[str], present: Sequence[str] | npt.NDArray[np.str_], published: bool = False
-    ) -> None:
+    def _given(self, labels: Sequence[Label]) -> tuple[list[str], Labels]:
+        """The class names that labels or names stand for, and what these classes are called from now on."""
+        values, _ = read_labels(labels, "The class names", mixed=True)
+        return self._labels.given(values, self.method_.class_names)
+
+    def _check_names(self, names: Sequence[str], present: Sequence[str], published: bool = False) -> None:
         """published: two classes may share a name, as two pairs of ImageNet's do."""
         problems = Problems("These class names cannot be used:")
         seen = {_normal_form(name) for name in present}
@@ -325,10 +356,15 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             storage=document.get("storage", "fp16"), random_state=document["seed"], **params,
         )  # fmt: skip
         own.method_ = method
-        kept = ("preset", "recipe", "precision", "storage", "data", "metrics")
+        kept = ("preset", "recipe", "precision", "storage", "data", "metrics", "labels")
         own.about_ = {key: document[key] for key in kept if key in document}
         own.record_ = document
         return own
+
+
+def _labelled(about: dict[str, Any], labels: Labels) -> dict[str, Any]:
+    """``about`` an adapter, with what the user calls its classes."""
+    return {**about, "labels": labels.to_json()} if labels.of else about
 
 
 def _with_more(known: DescriptionBank, more: DescriptionBank, settled: Sequence[str]) -> DescriptionBank:

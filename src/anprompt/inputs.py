@@ -15,6 +15,7 @@ from anprompt.data.assemble import check_class_names
 from anprompt.data.listing import list_files
 from anprompt.errors import Problems, UserError, did_you_mean
 from anprompt.files import sha256_file
+from anprompt.labels import Labels, name_of, read_labels
 from anprompt.pictures import is_image_name
 from anprompt.settings import note
 
@@ -25,11 +26,12 @@ def as_source(
     data_root: str | Path | None = None,
     *,
     classes: Sequence[str] | None = None,
+    known: Labels | None = None,
 ) -> DataSource:
     """Turn ``data`` into a source: a specification as in ``anprompt fit DATA``, a source, or (pictures, labels).
 
-    Pictures are paths, PIL images or arrays; labels are class names (anything else is turned into text).
-    classes: that the labels are taken from; by default those that occur.
+    Pictures are paths, PIL images or arrays; labels are text, whole numbers or truth values.
+    classes: that the labels are taken from; by default those that occur. known: what the user calls these classes.
     """
     if isinstance(data, DataSource | str | Path):
         if labels is not None:
@@ -42,22 +44,31 @@ def as_source(
         return source
     if labels is None:
         raise UserError("Pictures given as a list need labels: fit(pictures, labels).")
-    pictures, names = list(data), [str(label) for label in labels]
-    if len(pictures) != len(names):
-        raise UserError(f"{len(pictures)} pictures but {len(names)} labels: each picture needs one.")
+    pictures, (given, _) = list(data), read_labels(labels)
+    if len(pictures) != len(given):
+        raise UserError(f"{len(pictures)} pictures but {len(given)} labels: each picture needs one.")
+    there = sorted(set(given))
     problems = Problems("The labels cannot be used:")
-    check_class_names([(name, f"label '{name}'") for name in sorted(set(names))], problems)
+    check_class_names([(name_of(label), f"label '{label}'") for label in there], problems)
     problems.raise_if_any()
-    known = tuple(sorted(set(names))) if classes is None else tuple(map(str, classes))
-    if len(known) < 2:
-        raise UserError(f"A classifier needs at least 2 classes; the labels have {len(known)}.")
-    for name in sorted(set(names) - set(known)):
-        problems.add(f"'{name}' is none of the {len(known)} classes.{did_you_mean(name, known)}")
+    name_by_label = (
+        {label: name_of(label) for label in there} if classes is None else (known or Labels()).names(classes)
+    )
+    if len(name_by_label) < 2:
+        raise UserError(f"A classifier needs at least 2 classes; the labels have {len(name_by_label)}.")
+    for label in there:
+        if label not in name_by_label:
+            near = did_you_mean(str(label), [other for other in name_by_label if isinstance(other, str)])
+            problems.add(f"{label!r} is none of the {len(name_by_label)} classes.{near}")
     problems.raise_if_any()
-    items = [Item(f"{i}:{_digest(p)}", known.index(n), n) for i, (p, n) in enumerate(zip(pictures, names, strict=True))]
+    known_names = tuple(name_by_label.values()) if classes is None else tuple(classes)
+    names = [name_by_label[label] for label in given]
+    items = [
+        Item(f"{i}:{_digest(p)}", known_names.index(n), n) for i, (p, n) in enumerate(zip(pictures, names, strict=True))
+    ]
     return DataSource(
         name="pictures in memory",
-        classes=known,
+        classes=known_names,
         splits={"train": items},
         opener=lambda item: decode(pictures[int(item.path.partition(":")[0])]),
     )

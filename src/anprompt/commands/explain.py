@@ -200,7 +200,7 @@ def _methods(
             ("zero-shot", methods.create("zero-shot", backbone, names, template=template or DEFAULT_TEMPLATE))
         ], True
     estimator = PromptClassifier.load(adapter, backbone, device=device)
-    if list(estimator.classes_) != names:
+    if estimator.method_.class_names != names:
         estimator = estimator.with_classes(names)
     tuned = estimator.method_
     frozen = methods.create("zero-shot", tuned.backbone, names, template=template or tuned.template)
