@@ -98,6 +98,39 @@ def test_a_class_called_train(tmp_path: Path) -> None:
     assert open_data(tmp_path).classes == ("car", "plane", "train")
 
 
+@pytest.mark.parametrize(("train", "test"), [("training", "testing"), ("Training", "test"), ("train", "Testing")])
+def test_training_and_testing_are_splits(tmp_path: Path, train: str, test: str) -> None:
+    put(tmp_path, f"{train}/a/1.png", f"{train}/b/1.png", f"{test}/a/2.png", f"{test}/b/2.png")
+    source = open_data(tmp_path)
+    assert source.classes == ("a", "b")
+    assert (paths(source, "train"), paths(source, "test")) == (
+        [f"{train}/a/1.png", f"{train}/b/1.png"], [f"{test}/a/2.png", f"{test}/b/2.png"]
+    )  # fmt: skip
+
+
+def test_folders_that_rather_are_splits_are_refused(tmp_path: Path) -> None:
+    put(tmp_path, "part 1/cat/1.png", "part 1/dog/1.png", "part 2/cat/2.png", "part 2/dog/2.png", "part 2/owl/2.png")
+    message = refusal(tmp_path)
+    assert "The folders part 1, part 2 in" in message
+    assert "all hold the folders cat, dog and no pictures" in message
+    assert "train and test" in message
+    put(tmp_path, "part 1/3.png")  # a class whose pictures lie in it and below it
+    assert open_data(tmp_path).classes == ("part 1", "part 2")
+
+
+@pytest.mark.parametrize("written", ["adapter.json", "training/.lock", "robustness.json", "records/p/m/run.json"])
+@pytest.mark.parametrize("above", ["", "train/", "test/"])
+def test_what_anprompt_wrote_is_no_class(tmp_path: Path, written: str, above: str) -> None:
+    put(tmp_path, *(f"{split}/{name}/1.png" for split in ("train", "test") for name in ("a", "records")))
+    put(tmp_path, "train/records/records/2.png")  # a folder of that name alone says nothing
+    before = open_data(tmp_path)
+    output = tmp_path / above / "new class" / written
+    output.parent.mkdir(parents=True)
+    output.write_text("{}")
+    put(tmp_path / above / "new class", "figure.png")
+    assert open_data(tmp_path) == before
+
+
 def test_mixed_split_and_class_folders_are_refused(tmp_path: Path) -> None:
     put(tmp_path, "train/a/1.png", "test/a/1.png", "extra/a/1.png")
     assert "other folders (extra)" in refusal(tmp_path)

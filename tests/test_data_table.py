@@ -77,7 +77,7 @@ def test_all_mistakes_are_reported_with_their_lines(folder: Path) -> None:
     assert "line 4: empty path" in message
     assert "line 5: p/0.png is already listed on line 2" in message
     assert (
-        "line 6: unknown split 'trian'; allowed are train, val, valid, validation, test. Did you mean 'train'"
+        "line 6: unknown split 'trian'; allowed are train, training, val, valid, validation, test, testing. Did you mean 'train'"
         in message
     )
     assert "line 7: 2 fields, but the header has 3" in message

@@ -9,7 +9,10 @@ from pathlib import Path
 from anprompt.data.source import DataSource, Item, open_file
 from anprompt.errors import Problems, did_you_mean
 
-SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLIT_NAMES = {
+    "train": "train", "training": "train", "val": "val", "valid": "val", "validation": "val", "test": "test",
+    "testing": "test",
+}  # fmt: skip
 OWN_SPLIT_SEED = 1  # never changes: the same pictures are held out on every machine and for every training seed
 
 

@@ -16,21 +16,28 @@ from anprompt.data.source import DataSource
 from anprompt.errors import Problems, UserError
 from anprompt.pictures import is_image_name
 
+# Files and folders by which anprompt's own output is known. People run it in the folder of their photos.
+OUTPUTS = ("adapter.json", "training/state.safetensors", "training/.lock", "record.json", "robustness.json",
+           "explain.json", "demo.json", "records/*/*/*.json")  # fmt: skip
 LAYOUT = "<class>/<pictures>, or train/<class>/<pictures> and test/<class>/<pictures>"
 
 
 def load_folder(root: Path) -> DataSource:
-    """Load ``root/<class>/…`` or ``root/{train,val,test}/<class>/…`` (``valid`` and ``validation`` mean val).
+    """Load ``root/<class>/…`` or ``root/{train,val,test}/<class>/…``.
 
-    Classes are ordered by folder name; ``_`` in it means a space. Sub-folders of a class are searched. Files that are
-    hidden or have no image suffix are ignored. Without a test folder, 30 % of every class (at least one picture, where
-    a class has two) are held out as test, always the same ones, and ``own_split`` is set.
+    ``training``, ``valid``, ``validation`` and ``testing`` are splits too. Classes are ordered by folder name; ``_`` in
+    it means a space. Sub-folders of a class are searched. Files that are hidden or have no image suffix are ignored,
+    and so are folders that anprompt wrote. Without a test folder, 30 % of every class (at least one picture, where a
+    class has two) are held out as test, always the same ones, and ``own_split`` is set.
 
     Raises:
-        UserError: no class folders, or all of these together: classes without a picture, a single class, empty or
-            double class names, class sets of train, val and test that differ, pictures outside the class folders.
+        UserError: no class folders, folders that rather are splits, or all of these together: classes without a
+            picture, a single class, empty or double class names, class sets of train, val and test that differ,
+            pictures outside the class folders.
     """
     split_folders = _split_folders(root)
+    if len(split_folders) == 1:
+        _refuse_unknown_splits(root, _visible_folders(split_folders["train"]))
     problems = Problems(f"The folder {root} cannot be used:")
     rows: dict[str, list[tuple[str, str]]] = {}
     names: dict[str, list[str]] = {}
@@ -59,9 +66,33 @@ def load_folder(root: Path) -> DataSource:
 
 def _visible_folders(folder: Path) -> list[Path]:
     try:
-        return sorted(path for path in folder.iterdir() if path.is_dir() and is_visible(path.name))
+        found = sorted(path for path in folder.iterdir() if path.is_dir() and is_visible(path.name))
     except PermissionError as error:
         raise UserError(f"Cannot read the folder {folder}: {error.strerror}.") from error
+    return [path for path in found if not _is_output(path)]
+
+
+def _is_output(folder: Path) -> bool:
+    """Whether anprompt wrote ``folder``: an adapter, a run that was interrupted, a study or a benchmark's results."""
+    return any(any(folder.glob(pattern)) for pattern in OUTPUTS)
+
+
+def _refuse_unknown_splits(root: Path, folders: list[Path]) -> None:
+    """Folders that hold nothing but the same sub-folders are no classes: these sub-folders are."""
+    inner: list[set[str]] = []
+    for folder in folders:
+        if any(entry.is_file() and is_image_name(entry.name) for entry in folder.iterdir()):
+            return
+        inner.append({path.name for path in _visible_folders(folder)})
+    shared = sorted(set.intersection(*inner)) if len(inner) > 1 else []
+    if len(shared) > 1:
+        names, same = (", ".join([*some[:3], *(["…"] if len(some) > 3 else [])])
+                       for some in ([folder.name for folder in folders], shared))  # fmt: skip
+        raise UserError(
+            f"The folders {names} in {root} all hold the folders {same} and no pictures: if those are the classes, "
+            f"call the folders above them train and test (allowed are {', '.join(SPLIT_NAMES)}); if they are not, list "
+            "the pictures in a CSV file."
+        )
 
 
 def _split_folders(root: Path) -> dict[str, Path]:
