@@ -16,13 +16,14 @@ from sklearn.utils.validation import check_is_fitted
 
 from anprompt.adapter import load_adapter, save_adapter
 from anprompt.data import BadImage, DataSource, Item, decode
-from anprompt.errors import Problems, unknown_name
+from anprompt.errors import Problems
 from anprompt.fitting import prepare
 from anprompt.inference import refuse_bad, stream_logits
 from anprompt.inputs import as_pictures, as_source
 from anprompt.labels import Label, Labels, read_labels
 from anprompt.methods import Method
 from anprompt.results import evaluate_predictions
+from anprompt.seen import fingerprints
 from anprompt.settings import Progress, bank_for, cache_for, caching, find_device, listed, note
 from anprompt.text import DescriptionBank, read_bank
 
@@ -114,6 +115,8 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.about_: dict[str, Any] = run.about()
         if of_pictures is not None and of_pictures.of:
             self.about_["labels"] = of_pictures.to_json()
+        if photos := fingerprints(run.source, run.used):
+            self.about_["photos"] = "".join(photos)
         self.record_: dict[str, Any] = run.record()
         return self
 
@@ -168,6 +171,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     ) -> dict[str, Any]:
         """Accuracy on labelled data, over the classes of ``subset``, put in front of the tuned prompts by their names.
 
+        split: one of the data's, or ``"all"`` of them together.
         Labels of pictures in memory must be among ``classes_``; ``with_classes(…).evaluate`` takes others.
         each: called with the items of every batch and their logits ``(B, C)``, for whoever needs more than accuracy.
         Returns ``accuracy``, ``class_mean`` (per cent), ``images``, ``per_class``, ``classes``, ``decision``,
@@ -179,9 +183,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         source = as_source(data, labels, classes=classes, known=self._labels).subset(subset)
         if labels is not None and split == "test":
             split = "train"  # pictures in memory have a single list
-        if split not in source.splits:
-            raise unknown_name(f"split of '{source.name}'", split, source.splits)
-        items = source.splits[split]
+        items = source.items(split)
         cache = cache_for(self.cache)
         view = self.facing(source)
         bad: list[BadImage] = []
@@ -356,7 +358,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             storage=document.get("storage", "fp16"), random_state=document["seed"], **params,
         )  # fmt: skip
         own.method_ = method
-        kept = ("preset", "recipe", "precision", "storage", "data", "metrics", "labels")
+        kept = ("preset", "recipe", "precision", "storage", "data", "metrics", "labels", "photos")
         own.about_ = {key: document[key] for key in kept if key in document}
         own.record_ = document
         return own

@@ -5,13 +5,19 @@ from __future__ import annotations
 import csv as csv_format
 import io
 from collections import Counter
+from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Optional
 
-from anprompt.errors import Problems, UserError, unknown_name
+from anprompt.errors import Problems, UserError
 
 if TYPE_CHECKING:
     from anprompt.data import DataSource
+
+
+SHOWN = 5  # classes in a note
+NEAR = 0.8  # likeness of two names from which one may be a slip of the other
 
 
 def predict(
@@ -146,8 +152,14 @@ def _print_evaluation(
     if json:
         console.print_json(document)
         return 0
-    rows = [(name, row["images"], f"{row['accuracy']:.1f}") for name, row in result["per_class"].items()]
-    console.table("", ("class", "photos", "right %"), rows, numeric=("photos", "right %"))
+    per_class = result["per_class"]
+    marked = not all(row.get("trained", True) for row in per_class.values())
+    rows = [
+        (name, row["images"], f"{row['accuracy']:.1f}", *(["trained" if row["trained"] else "new"] if marked else []))
+        for name, row in per_class.items()
+    ]
+    columns = ("class", "photos", "right %", *(["to the adapter"] if marked else []))
+    console.table("", columns, rows, numeric=("photos", "right %"))
     where = result["data"]
     own = ", held out by anprompt: no test split was given" if where["own_split"] and where["split"] == "test" else ""
     console.facts([
@@ -167,15 +179,52 @@ def _prepared(data: str, data_root: str | None, split: str, record: str | None) 
     if record is not None:
         check_file_writable(Path(record))
     source = as_source(data, data_root=data_root)
-    if split not in source.splits:
-        raise unknown_name("split", split, source.splits)
+    source.items(split)
     return source
+
+
+def _split_to_use(source: DataSource, photos: str | None) -> str:
+    """The test split; all photos where the data have no splits and none of them was trained on.
+
+    photos: what the adapter knows of its training photos; ``None``: nothing.
+    """
+    from anprompt.report import console
+    from anprompt.seen import trained_on
+
+    if not source.own_split or source.benchmark is not None:
+        return "test"
+    every, test = source.items("all"), source.items("test")
+    if photos is None:
+        console.note(f"'{source.name}' has no splits: {len(test)} of {len(every)} photos are held out and evaluated; "
+                     "--split all evaluates every photo.")  # fmt: skip
+    elif not trained_on(source, every, photos):
+        console.note(f"'{source.name}' has no splits, and none of its {len(every)} photos was trained on: all of them "
+                     "are evaluated.")  # fmt: skip
+        return "all"
+    elif seen := trained_on(source, test, photos):
+        console.note(f"{seen} of the {len(test)} test photos were trained on: the accuracy is too high.")
+    return "test"
+
+
+def _say_what_is_new(classes: Sequence[str], trained: Sequence[str], subset: str) -> None:
+    """A note about classes that the adapter was not trained on, and one where new classes were expected."""
+    from anprompt.report import console
+
+    new = list(dict.fromkeys(name for name in classes if name not in trained))
+    if subset == "new" and len(new) < len(classes):
+        console.note(f"{len(classes) - len(new)} of the {len(classes)} classes of subset 'new', the second half of the "
+                     "data's, were trained on: this is no accuracy on new classes.")  # fmt: skip
+    if new:
+        near = {name: get_close_matches(name, trained, n=1, cutoff=NEAR) for name in new}
+        named = [f"'{name}'" + (f" (near: '{near[name][0]}')" if near[name] else "") for name in new[:SHOWN]]
+        many = "1 class is" if len(new) == 1 else f"{len(new)} classes are"
+        console.note(f"{many} new to this adapter: {', '.join(named)}{' …' if len(new) > SHOWN else ''}.")
 
 
 def evaluate(
     adapter: str,
     data: str,
-    split: str = "test",
+    split: str | None = None,
     subset: Literal["all", "base", "new"] = "all",
     texts: str | None = None,
     backbone: str | None = None,
@@ -192,7 +241,7 @@ def evaluate(
     Args:
         adapter: folder that 'anprompt fit' wrote.
         data: as for fit.
-        split: train, val or test.
+        split: train, val, test or all; default: test, or all where the data have no splits and were not trained on.
         subset: all classes, the base half or the new half.
         texts: descriptions of classes that the adapter does not know.
         backbone: where the frozen model lies now, if it has moved.
@@ -209,17 +258,24 @@ def evaluate(
         anprompt evaluate my-adapter photos --split val --record evaluation.json
     """
     from anprompt.classifier import PromptClassifier
+    from anprompt.data.names import distinct_names
     from anprompt.report import console
     from anprompt.settings import cache_for
 
     opened = cache_for(cache, cache_limit)
-    source = _prepared(data, data_root, split, record)
+    source = _prepared(data, data_root, split or "test", record)
     estimator = PromptClassifier.load(
         adapter, backbone, device=device, texts=texts, bad_images=bad_images, cache=opened
     )
+    fitted = estimator.record_
+    trained = [name for block in fitted["class_blocks"] if block["trained"] for name in block["names"]]
+    split = split or _split_to_use(source, estimator.about_.get("photos"))
+    _say_what_is_new(source.subset(subset).classes, trained, subset)
     with console.progress_bars() as progress:
         result = estimator.evaluate(source, split=split, subset=subset, progress=progress)
-    fitted = estimator.record_
+    for shown, name in zip(distinct_names(result["classes"]), result["classes"], strict=True):
+        if shown in result["per_class"]:
+            result["per_class"][shown]["trained"] = name in trained
     settings = {"adapter": fitted["sha256"], "method": fitted["method"], "seed": fitted["seed"], "subset": subset,
                 "split": split, "data": result["data"]["sha256"]}  # fmt: skip
     return _print_evaluation(result, "evaluate", json, record, settings)
@@ -245,7 +301,7 @@ def zeroshot(
         data: as for fit.
         backbone: as for fit.
         text: class features from one template, from several, or from descriptions; default: --texts if given.
-        split: train, val or test.
+        split: train, val, test or all.
         subset: all classes, the base half or the new half.
         texts: file with descriptions of the classes (JSON, YAML, CSV or TXT), or folder of such files.
         template: sentence with {} for the class name.

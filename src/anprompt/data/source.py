@@ -59,6 +59,18 @@ class DataSource:
         """
         return self.opener(item)
 
+    def items(self, split: str) -> list[Item]:
+        """The items of a split, or of all splits (``"all"``).
+
+        Raises:
+            UserError: there is no such split.
+        """
+        if split == "all":
+            return [item for items in self.splits.values() for item in items]
+        if split not in self.splits:
+            raise unknown_name(f"split of '{self.name}'", split, [*self.splits, "all"])
+        return self.splits[split]
+
     def relative(self, item: Item) -> str:
         """Return the item's path relative to ``root``, with forward slashes: the same on every machine."""
         return item.path if self.root is None else Path(os.path.relpath(item.path, self.root)).as_posix()
