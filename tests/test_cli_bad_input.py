@@ -19,7 +19,7 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 
 from anprompt.data import BadImage, decode
-from anprompt.files import sha256_json
+from anprompt.files import sha256_json, to_json
 from anprompt.inference import stream_logits
 from helpers_cli import Cli, Refused, write_photos
 from helpers_clip import random_backbone
@@ -250,6 +250,20 @@ def test_an_adapter_of_another_backbone(
     message = refused("predict", small_adapter, photo_folder, "--backbone", other)
     assert "belongs to the backbone" in message
     assert "other weights" in message
+
+
+@pytest.mark.parametrize("command", ["predict A D", "evaluate A D", "report A D", "robustness D --adapter A",
+                                     "explain D --adapter A"])  # fmt: skip
+def test_an_adapter_whose_backbone_is_elsewhere(
+    command: str, small_adapter: Path, photo_folder: Path, tmp_path: Path, refused: Refused
+) -> None:
+    document = json.loads((small_adapter / "adapter.json").read_text())
+    document["backbone"]["source"] = "bb"  # as typed in another folder
+    document["sha256"] = sha256_json({key: value for key, value in document.items() if key != "sha256"})
+    (shutil.copytree(small_adapter, tmp_path / "abb") / "adapter.json").write_text(to_json(document))
+    words = {"A": "abb", "D": str(photo_folder)}
+    message = refused(*(words.get(word, word) for word in command.split()))
+    assert "The adapter 'abb' was trained on the backbone 'bb', which is not here: say with --backbone" in message
 
 
 @pytest.mark.parametrize("command", ["fit", "zeroshot", "info"])

@@ -143,6 +143,24 @@ def _tensors(folder: Path, document: dict[str, Any]) -> dict[str, Tensor]:
         raise UserError(f"'{path}' cannot be read: {error}.") from error
 
 
+def own_backbone(folder: str | Path, document: Mapping[str, Any]) -> Backbone:
+    """The backbone that an adapter was trained with, from the place that it names: a relative one from here.
+
+    Raises :class:`UserError` that says how to name another place, if it is not there.
+    """
+    source = document["backbone"]["source"]
+    try:
+        return load_backbone(source)
+    except UserError as error:
+        if Path(source).expanduser().exists():
+            raise
+        why = f" ({error})" if "Hugging Face" in str(error) else ""
+        raise UserError(
+            f"The adapter '{folder}' was trained on the backbone '{source}', which is not here{why}: say with "
+            "--backbone, in Python with backbone=, where it is now."
+        ) from error
+
+
 def load_adapter(
     folder: str | Path,
     backbone: str | Path | Backbone | None = None,
@@ -163,7 +181,7 @@ def load_adapter(
     document = read_document(folder)
     tensors = _tensors(folder, document)
     if not isinstance(backbone, Backbone):
-        backbone = load_backbone(backbone or document["backbone"]["source"])
+        backbone = load_backbone(backbone) if backbone else own_backbone(folder, document)
     expected = document["backbone"]["weights_sha256"]
     if backbone.weights_hash != expected:
         raise UserError(

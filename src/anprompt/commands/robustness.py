@@ -143,7 +143,7 @@ def _check_numbers(wordings: int, samples: int, seed: int, strength: float | Non
 
 def _backbone(folders: Sequence[str], given: str | None, device: str) -> Backbone:
     """The one backbone that all adapters belong to. :class:`UserError` if they do not share it."""
-    from anprompt.adapter import read_document
+    from anprompt.adapter import own_backbone, read_document
     from anprompt.clip import load_backbone
     from anprompt.settings import find_device
 
@@ -155,8 +155,9 @@ def _backbone(folders: Sequence[str], given: str | None, device: str) -> Backbon
         if document["backbone"]["weights_sha256"] != documents[0]["backbone"]["weights_sha256"]:
             problems.add(f"'{folder}' belongs to another backbone than '{folders[0]}'")
     problems.raise_if_any()
-    where = given or (documents[0]["backbone"]["source"] if documents else "miniature")
-    return load_backbone(where).to(find_device(device))
+    if given is None and documents:
+        return own_backbone(folders[0], documents[0]).to(find_device(device))
+    return load_backbone(given or "miniature").to(find_device(device))
 
 
 def _methods(
