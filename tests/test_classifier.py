@@ -266,8 +266,14 @@ def test_bad_pictures_stop_or_are_skipped_and_named(backbone: Backbone, photos: 
         made.fit(data, labels)
     assert all(str(path) in str(notes[0].message) for path in bad)
     assert made.about_["data"]["images"] == 14
-    with pytest.warns(Note, match="2 of 16 pictures are left out"):
-        assert made.predict(data).shape == (14,)
+    with pytest.warns(Note, match="2 of 16 pictures cannot be read and get no answer"):
+        answers = made.predict(data)
+    assert answers[[0, 15]].tolist() == [None, None]
+    assert answers[1:15].tolist() == made.predict(photos[1:-1]).tolist()
+    with pytest.warns(Note, match="get no answer"):
+        probabilities = made.predict_proba(bad[:1] * 3)
+    assert probabilities.shape == (3, 4)
+    assert np.isnan(probabilities).all()
     with pytest.warns(Note, match="2 of 16 pictures are left out"):
         assert made.evaluate(data, labels)["data"]["unreadable"] == 2
     made.set_params(bad_images="stop")

@@ -16,11 +16,10 @@ from sklearn.utils.validation import check_is_fitted
 
 from anprompt.adapter import load_adapter, save_adapter
 from anprompt.data import BadImage, DataSource, Item, decode
-from anprompt.errors import Problems
 from anprompt.fitting import prepare
 from anprompt.inference import refuse_bad, stream_logits
 from anprompt.inputs import as_pictures, as_source
-from anprompt.labels import Label, Labels, read_labels
+from anprompt.labels import Label, Labels, check_new_names, read_labels
 from anprompt.methods import Method
 from anprompt.results import evaluate_predictions
 from anprompt.seen import fingerprints
@@ -40,7 +39,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     texts: file or folder with descriptions of the classes, or a bank; ``None``: templates.
     template: sentence with ``{}`` for the class name; ``None``: the data's own.
     options, recipe: changes to the preset's options and training recipe.
-    bad_images: ``"stop"`` at unreadable photos, or ``"skip"`` them.
+    bad_images: ``"stop"`` at unreadable photos, or ``"skip"`` them: ``predict`` then answers ``None`` to them.
     storage: ``"fp16"`` or ``"fp32"``, the number format that learned tensors are rounded to after training.
     cache: folder (or an ``ActivationCache``) where ``fit`` and ``evaluate`` keep what the frozen lower blocks give for
         a batch of pictures; further runs that show the same batches read it. Same results; ``None``: no cache.
@@ -134,29 +133,46 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return Labels.from_json(self.about_.get("labels"))
 
     def decision_function(self, pictures: Any, progress: Progress | None = None) -> npt.NDArray[np.float32]:
-        """Logits ``(n, C)`` of files, folders, patterns, PIL images or arrays. ``bad_images`` applies."""
+        """Logits ``(n, C)`` of pictures: files, folders, patterns, PIL images, arrays or tensors.
+
+        An array ``(n, H, W, 1, 3 or 4)`` is n pictures, ``(H, W, 1, 3 or 4)`` one, any other ``(n, H, W)`` n grey ones;
+        in tensors channels come first. Unreadable pictures raise :class:`UserError`; with ``bad_images="skip"`` their
+        rows are NaN.
+        """
         check_is_fitted(self, "method_")
         entries = as_pictures(pictures)
         bad: list[BadImage] = []
-        rows: list[torch.Tensor] = []
-        for chunk, logits in stream_logits(self.method_, entries, decode, bad=bad, stop=self.bad_images == "stop"):
-            rows.append(logits)
+        rows = np.full((len(entries), len(self.method_.class_names)), np.nan, np.float32)
+        done, stop = 0, self.bad_images == "stop"
+        for chunk, logits in stream_logits(
+            self.method_, list(enumerate(entries)), lambda pair: decode(pair[1]), bad=bad, stop=stop
+        ):
+            rows[[at for at, _ in chunk]] = logits.numpy()
+            done += len(chunk)
             if progress is not None:
-                progress("predicting", sum(len(r) for r in rows), len(entries), {"photos": len(chunk)})
-        if self.bad_images == "stop":
+                progress("predicting", done, len(entries), {"photos": len(chunk)})
+        if stop:
             refuse_bad(bad, len(entries))
         if bad:
-            note(f"{len(bad)} of {len(entries)} pictures are left out: {listed([str(error) for error in bad])}")
-        return torch.cat(rows).numpy() if rows else np.zeros((0, len(self.classes_)), np.float32)
+            shown = listed([str(error) for error in bad])
+            note(f"{len(bad)} of {len(entries)} pictures cannot be read and get no answer (NaN or None): {shown}")
+        return rows
 
     def predict_proba(self, pictures: Any) -> npt.NDArray[np.float32]:
-        """Probabilities ``(n, C)``: softmax of the logits."""
+        """Probabilities ``(n, C)``: softmax of the logits; NaN for pictures that are skipped."""
         return torch.from_numpy(self.decision_function(pictures)).softmax(dim=1).numpy()
 
     def predict(self, pictures: Any) -> npt.NDArray[Any]:
-        """The most likely class of each picture ``(n,)``, as one of ``classes_``."""
+        """The most likely class of each picture ``(n,)``, as one of ``classes_``.
+
+        With ``bad_images="skip"`` the answer to an unreadable picture is ``None``, and the array is one of objects.
+        """
         logits = self.decision_function(pictures)
+        skipped = np.isnan(logits).any(axis=1)
         labels: npt.NDArray[Any] = self.classes_[logits.argmax(axis=1)]
+        if skipped.any():
+            labels = labels.astype(object)
+            labels[skipped] = None
         return labels
 
     def evaluate(
@@ -246,7 +262,8 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         else:
             chosen, labels = [str(name) for name in names], self._labels
             worded = [str(name) for name in descriptions or ()]
-        self._check_names(chosen, present=(), published=source is not None and source.benchmark is not None)
+        check_new_names(chosen, published=source is not None and source.benchmark is not None)
+        self.method_.check_names(chosen)
         template, known = self._wording(chosen, source)
         for name, sentences in zip(worded, (descriptions or {}).values(), strict=True):
             known = known.with_class(name, sentences)
@@ -299,7 +316,8 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """
         check_is_fitted(self, "method_")
         (name,), labels = self._given([name])
-        self._check_names([name], present=self.method_.class_names)
+        check_new_names([name], present=self.method_.class_names)
+        self.method_.check_names([name])
         bank = self.method_.bank.with_class(name, descriptions) if descriptions else self.method_.bank
         if name not in bank.main and "descriptions" in self.method_.needs:
             note(f"The class '{name}' has no descriptions and uses the template '{self.method_.template}'.")
@@ -311,21 +329,6 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """The class names that labels or names stand for, and what these classes are called from now on."""
         values, _ = read_labels(labels, "The class names", mixed=True)
         return self._labels.given(values, self.method_.class_names)
-
-    def _check_names(self, names: Sequence[str], present: Sequence[str], published: bool = False) -> None:
-        """published: two classes may share a name, as two pairs of ImageNet's do."""
-        problems = Problems("These class names cannot be used:")
-        seen = {_normal_form(name) for name in present}
-        for name in names:
-            if not name.strip():
-                problems.add("an empty name")
-            elif _normal_form(name) in seen and not published:
-                problems.add(f"'{name}' is there twice")
-            seen.add(_normal_form(name))
-        if not len(names):
-            problems.add("the list is empty")
-        problems.raise_if_any()
-        self.method_.check_names(names)
 
     # ---- files -----------------------------------------------------------------------------------------------------
 
@@ -373,8 +376,3 @@ def _with_more(known: DescriptionBank, more: DescriptionBank, settled: Sequence[
     """``known``, and from ``more`` what it lacks; nothing about the ``settled`` classes."""
     added = [{name: own for name, own in part.items() if name not in settled} for part in (more.main, more.noise)]
     return DescriptionBank({**added[0], **known.main}, {**added[1], **known.noise}, known.source)
-
-
-def _normal_form(name: str) -> str:
-    """What CLIP's tokenizer sees of a name: it knows neither case nor the number of spaces."""
-    return " ".join(name.split()).casefold()

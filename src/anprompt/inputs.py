@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from anprompt.batches import list_pictures
 from anprompt.data import DataSource, Item, decode, open_data
 from anprompt.data.assemble import check_class_names
 from anprompt.data.listing import list_files
@@ -30,7 +31,8 @@ def as_source(
 ) -> DataSource:
     """Turn ``data`` into a source: a specification as in ``anprompt fit DATA``, a source, or (pictures, labels).
 
-    Pictures are paths, PIL images or arrays; labels are text, whole numbers or truth values.
+    Pictures are paths, PIL images, arrays or tensors, as in :func:`anprompt.batches.list_pictures`; labels are text,
+    whole numbers or truth values.
     classes: that the labels are taken from; by default those that occur. known: what the user calls these classes.
     """
     if isinstance(data, DataSource | str | Path):
@@ -44,7 +46,7 @@ def as_source(
         return source
     if labels is None:
         raise UserError("Pictures given as a list need labels: fit(pictures, labels).")
-    pictures, (given, _) = list(data), read_labels(labels)
+    pictures, (given, _) = list_pictures(data), read_labels(labels)
     if len(pictures) != len(given):
         raise UserError(f"{len(pictures)} pictures but {len(given)} labels: each picture needs one.")
     there = sorted(set(given))
@@ -90,15 +92,13 @@ def _digest(picture: Any) -> str:
 def as_pictures(inputs: Any) -> list[Any]:
     """Flatten files, folders (searched for pictures), glob patterns, PIL images and arrays into a list of pictures.
 
-    Raises :class:`UserError` naming every path that does not exist and every folder or pattern without pictures.
+    What counts as one picture and what as many: :func:`anprompt.batches.list_pictures`.
+    Raises :class:`UserError` for what holds no pictures, and naming every path that does not exist and every folder or
+    pattern without pictures.
     """
-    if getattr(inputs, "ndim", 0) in (1, 4):  # an array of paths (n,) or of pictures (n, H, W, 3)
-        inputs = list(inputs)
-    elif not isinstance(inputs, list | tuple):
-        inputs = [inputs]
     found: list[Any] = []
     missing: list[str] = []
-    for entry in inputs:
+    for entry in list_pictures(inputs):
         if not isinstance(entry, str | Path):
             found.append(entry)
             continue

@@ -141,3 +141,26 @@ def _kind(value: Any) -> str:
 def _shown(value: Any) -> str:
     text = repr(value)
     return f"{text if len(text) <= 40 else text[:40] + '…'}, of type {type(value).__name__}"
+
+
+def check_new_names(names: Sequence[str], present: Sequence[str] = (), published: bool = False) -> None:
+    """Raise :class:`UserError` for class names that are empty or there twice, ``present`` ones included.
+
+    published: two classes may share a name, as two pairs of ImageNet's do.
+    """
+    problems = Problems("These class names cannot be used:")
+    seen = {_normal_form(name) for name in present}
+    for name in names:
+        if not name.strip():
+            problems.add("an empty name")
+        elif _normal_form(name) in seen and not published:
+            problems.add(f"'{name}' is there twice")
+        seen.add(_normal_form(name))
+    if not len(names):
+        problems.add("the list is empty")
+    problems.raise_if_any()
+
+
+def _normal_form(name: str) -> str:
+    """What CLIP's tokenizer sees of a name: it knows neither case nor the number of spaces."""
+    return " ".join(name.split()).casefold()

@@ -132,24 +132,34 @@ def _wide_grey(image: Image.Image, label: str) -> Image.Image:
         raise BadImage(label, error.reason) from None
 
 
-def _from_array(array: npt.NDArray[Any]) -> Image.Image:
-    """(H, W), (H, W, 1), (H, W, 3) or (H, W, 4) -> PIL picture of mode L, RGB or RGBA."""
+def array_fault(array: npt.NDArray[Any]) -> str | None:
+    """Why an array is no picture, whatever its values; ``None`` if it may be one."""
     grey = array.ndim == 2 or (array.ndim == 3 and array.shape[2] == 1)
     if array.size == 0 or not (grey or (array.ndim == 3 and array.shape[2] in (3, 4))):
         first = array.ndim == 3 and array.shape[0] in (1, 3, 4)
         hint = "; channels come last, so transpose it with array.transpose(1, 2, 0)" if first and array.size else ""
-        raise BadImage("array", f"shape {array.shape} is not (H, W), (H, W, 1), (H, W, 3) or (H, W, 4){hint}")
+        return f"shape {array.shape} is not (H, W), (H, W, 1), (H, W, 3) or (H, W, 4){hint}"
+    kind = array.dtype.kind
+    if array.dtype == np.uint8 or kind in "bf" or (kind == "u" and array.dtype.itemsize == 2):  # either byte order
+        return None
+    return f"dtype {array.dtype}; allowed are uint8, uint16, bool and float in 0..1"
+
+
+def _from_array(array: npt.NDArray[Any]) -> Image.Image:
+    """(H, W), (H, W, 1), (H, W, 3) or (H, W, 4) -> PIL picture of mode L, RGB or RGBA."""
+    if fault := array_fault(array):
+        raise BadImage("array", fault)
     if array.dtype == np.uint8:
         pixels = array
     elif array.dtype == np.bool_:
         pixels = array.astype(np.uint8) * np.uint8(255)
-    elif array.dtype.kind == "u" and array.dtype.itemsize == 2:  # either byte order
+    elif array.dtype.kind == "u":
         pixels = np.rint(array / 257.0).astype(np.uint8)  # 65535 = 255 * 257
-    elif array.dtype.kind == "f":
+    else:
         low, high = float(array.min()), float(array.max())
         if not (low >= 0.0 and high <= 1.0):  # also true for NaN
             raise BadImage("array", f"float values must lie in 0..1, not in {low:g}..{high:g}")
         pixels = np.rint(array * 255.0).astype(np.uint8)
-    else:
-        raise BadImage("array", f"dtype {array.dtype}; allowed are uint8, uint16, bool and float in 0..1")
-    return Image.fromarray(np.ascontiguousarray(pixels[..., 0] if grey and array.ndim == 3 else pixels))
+    return Image.fromarray(
+        np.ascontiguousarray(pixels[..., 0] if pixels.ndim == 3 and pixels.shape[2] == 1 else pixels)
+    )
