@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from anprompt.adapter import load_adapter, save_adapter
 from anprompt.data import BadImage, DataSource, Item, decode
+from anprompt.errors import Problems
 from anprompt.fitting import prepare
 from anprompt.inference import refuse_bad, stream_logits
 from anprompt.inputs import as_pictures, as_source
@@ -23,8 +24,8 @@ from anprompt.labels import Label, Labels, check_new_names, read_labels
 from anprompt.methods import Method
 from anprompt.results import evaluate_predictions
 from anprompt.seen import fingerprints
-from anprompt.settings import Progress, bank_for, cache_for, caching, find_device, listed, note
-from anprompt.text import DescriptionBank, read_bank
+from anprompt.settings import Progress, bank_for, cache_for, caching, find_device, given_bank, listed, note
+from anprompt.text import DescriptionBank
 
 
 class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -36,13 +37,15 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     method, preset: a name from ``anprompt methods`` and one of its presets (``None``: the first).
     shots: photos drawn per class; a class that has fewer gives all of them.
     subset: ``"all"`` classes of the data, the ``"base"`` half or the ``"new"`` half.
-    texts: file or folder with descriptions of the classes, or a bank; ``None``: templates.
+    texts: file or folder with descriptions of the classes, a dictionary ``{class: [sentences]}``, or a bank; ``None``:
+        templates.
     template: sentence with ``{}`` for the class name; ``None``: the data's own.
     options, recipe: changes to the preset's options and training recipe.
     bad_images: ``"stop"`` at unreadable photos, or ``"skip"`` them: ``predict`` then answers ``None`` to them.
     storage: ``"fp16"`` or ``"fp32"``, the number format that learned tensors are rounded to after training.
     cache: folder (or an ``ActivationCache``) where ``fit`` and ``evaluate`` keep what the frozen lower blocks give for
         a batch of pictures; further runs that show the same batches read it. Same results; ``None``: no cache.
+    device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"mps"`` or a ``torch.device``.
     memory_gb: GiB that ``fit`` may hold in all, on a GPU what it may hold there; ``None``: 80 % of what is free. With
         many classes it then takes some at a time, which is slower.
     random_state: seed of everything that is drawn.
@@ -66,7 +69,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         storage: str = "fp16",
         cache: Any = None,
         memory_gb: float | None = None,
-        device: str = "auto",
+        device: Any = "auto",
         random_state: int = 1,
     ) -> None:
         self.backbone = backbone
@@ -84,6 +87,17 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.memory_gb = memory_gb
         self.device = device
         self.random_state = random_state
+
+    def set_params(self, **params: Any) -> PromptClassifier:
+        """Change parameters; :class:`UserError` for entries of ``options`` and ``recipe`` as ``options__NAME``."""
+        problems = Problems("These parameters cannot be set:")
+        for name, value in params.items():
+            whole, _, entry = name.partition("__")
+            if entry and whole in self.get_params(deep=False):
+                problems.add(f"'{name}': '{whole}' is set as a whole, as in {whole}={{'{entry}': {value!r}}}")
+        problems.raise_if_any()
+        super().set_params(**params)
+        return self
 
     # ---- learning --------------------------------------------------------------------------------------------------
 
@@ -305,8 +319,8 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if source is not None and source.descriptions is not None:
             own = DescriptionBank(source.descriptions["main"], source.descriptions["noise"])
             known = _with_more(known, own, settled)
-        if isinstance(self.texts, str | Path):
-            known = _with_more(known, read_bank(self.texts, list(names)), settled)
+        if isinstance(self.texts, str | Path | Mapping):
+            known = _with_more(known, given_bank(self.texts, names), settled)
         return template, known
 
     def add_class(self, name: Label, descriptions: Sequence[str] | None = None) -> PromptClassifier:
@@ -346,7 +360,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     @classmethod
     def load(
-        cls, folder: str | Path, backbone: Any = None, *, device: str = "auto", precision: str = "auto", **params: Any
+        cls, folder: str | Path, backbone: Any = None, *, device: Any = "auto", precision: str = "auto", **params: Any
     ) -> PromptClassifier:
         """Load an adapter. backbone: where its model lies now, if not where it was trained. params: e.g. ``texts``.
 

@@ -121,7 +121,8 @@ def _guarded(given: list[str]) -> int:
         sys.stdout.flush()
         return code
     except UserError as error:
-        sys.stderr.write(f"anprompt: {error}\n")
+        said = str(error).replace('bad_images="skip"', "--bad-images skip")  # pictures.SKIP, whose import is slow
+        sys.stderr.write(f"anprompt: {said}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("anprompt: interrupted.\n")

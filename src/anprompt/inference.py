@@ -12,6 +12,7 @@ from torch import Tensor
 
 from anprompt.data import BadImage, decoding_threads
 from anprompt.errors import Problems
+from anprompt.pictures import SKIP
 from anprompt.training.capacity import memory_free
 from anprompt.training.tracing import LiveBytes
 
@@ -91,7 +92,7 @@ def stream_logits(
 
 def refuse_bad(bad: Sequence[BadImage], total: int) -> None:
     """Raise one :class:`UserError` that lists all unreadable pictures, if there are any."""
-    problems = Problems(f"{len(bad)} of {total} pictures cannot be used (--bad-images skip leaves them out):")
+    problems = Problems(f"{len(bad)} of {total} pictures cannot be used ({SKIP} leaves them out):")
     for error in bad:
         problems.add(str(error))
     problems.raise_if_any()

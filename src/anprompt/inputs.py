@@ -45,7 +45,7 @@ def as_source(
             note(f"{difference}: results do not compare with published ones.")
         return source
     if labels is None:
-        raise UserError("Pictures given as a list need labels: fit(pictures, labels).")
+        raise UserError("Pictures given as a list need labels: give these as the second argument.")
     pictures, (given, _) = list_pictures(data), read_labels(labels)
     if len(pictures) != len(given):
         raise UserError(f"{len(pictures)} pictures but {len(given)} labels: each picture needs one.")

@@ -23,6 +23,9 @@ IMAGE_SUFFIXES = frozenset(JPEG_SUFFIXES + NETPBM_SUFFIXES + OTHER_SUFFIXES)
 WIDE_GREY_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I", "F"})
 
 
+SKIP = 'bad_images="skip"'  # in errors; the command line says it in its own way
+
+
 class BadImage(UserError):
     """A picture that cannot be decoded; ``path`` says which (or what it came from), ``reason`` why."""
 

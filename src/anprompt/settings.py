@@ -6,8 +6,9 @@ import contextlib
 import json
 import math
 import numbers
+import sys
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from anprompt.clip import Backbone, load_backbone
 from anprompt.clip.cache import GIB, LIMIT, ActivationCache
 from anprompt.data import DataSource
 from anprompt.errors import Problems, UserError, did_you_mean, unknown_name
-from anprompt.text import DescriptionBank, read_bank
+from anprompt.text import DescriptionBank, bank_of, read_bank
 
 BENCHMARK_OPTIONS = Path(__file__).parent / "assets" / "benchmark_options.json"
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -30,8 +31,12 @@ class Note(UserWarning):
 
 
 def note(message: str) -> None:
-    """Tell the caller of a public method something; the command line prints it to stderr."""
-    warnings.warn(message, Note, stacklevel=3)
+    """Tell the caller of a public method something, at the line of theirs; the command line prints it to stderr."""
+    frame, level = sys._getframe(), 1  # Python 3.12's skip_file_prefixes would do it
+    inside = (str(Path(__file__).parent), contextlib.__file__)
+    while frame.f_back is not None and frame.f_code.co_filename.startswith(inside):
+        frame, level = frame.f_back, level + 1
+    warnings.warn(message, Note, stacklevel=level)
 
 
 def listed(names: list[str], limit: int = 5) -> str:
@@ -45,15 +50,25 @@ def benchmark_options(method: str, preset: str, benchmark: str | None) -> dict[s
     return dict(table.get(method, {}).get(preset, {}).get(benchmark, {}))
 
 
-def bank_for(texts: str | Path | DescriptionBank | None, source: DataSource) -> DescriptionBank:
+Texts = str | Path | Mapping[str, Any] | DescriptionBank
+
+
+def bank_for(texts: Texts | None, source: DataSource) -> DescriptionBank:
     """The description bank of a run: the user's, else the data's own, else empty (then templates serve)."""
-    if isinstance(texts, DescriptionBank):
-        return texts
     if texts is not None:
-        return read_bank(texts, source.classes)
+        return texts if isinstance(texts, DescriptionBank) else given_bank(texts, source.classes)
     if source.descriptions is not None:
         return DescriptionBank(source.descriptions["main"], source.descriptions["noise"], source.name)
     return DescriptionBank()
+
+
+def given_bank(texts: str | Path | Mapping[str, Any], names: Sequence[str]) -> DescriptionBank:
+    """The sentences of classes ``names`` in a file or folder, or in a dictionary of a file's form."""
+    if isinstance(texts, Mapping):
+        return bank_of(texts, names)
+    if not isinstance(texts, str | Path):
+        raise UserError(f"'texts' must be a file, a folder, a dictionary or a bank (got a {type(texts).__name__}).")
+    return read_bank(texts, list(names))
 
 
 def check_settings(shots: Any, seed: Any, storage: Any) -> None:
@@ -98,16 +113,17 @@ def caching(cache: ActivationCache | None, backbone: Backbone) -> Iterator[None]
         return
     with cache.attached(backbone):
         yield
-    warnings.warn(cache.summary(), Note, stacklevel=4)
+    note(cache.summary())
 
 
-def find_device(name: str) -> torch.device:
+def find_device(name: str | torch.device) -> torch.device:
     """The device of that name; ``"auto"`` is a CUDA device if there is one. :class:`UserError` if it is not there."""
-    if name not in DEVICES:
-        raise unknown_name("device", name, DEVICES)
+    kind = name.type if isinstance(name, torch.device) else name
+    if kind not in DEVICES:
+        raise unknown_name("device", str(kind), DEVICES)
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if name == "auto":
-        name = "cuda" if there["cuda"] else "cpu"
-    if not there[name]:
-        raise UserError(f"Device '{name}' is not available on this machine; use 'cpu' or 'auto'.")
-    return torch.device(name)
+    if kind == "auto":
+        kind = "cuda" if there["cuda"] else "cpu"
+    if not there[kind]:
+        raise UserError(f"Device '{kind}' is not available on this machine; use 'cpu' or 'auto'.")
+    return name if isinstance(name, torch.device) else torch.device(kind)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 
 from anprompt.errors import Problems, unknown_name
-from anprompt.pictures import BadImage
+from anprompt.pictures import SKIP, BadImage
 
 if TYPE_CHECKING:
     from anprompt.data.source import Item
@@ -74,7 +74,7 @@ def verify_images(
         pool.shutdown(cancel_futures=True)  # Ctrl-C does not wait for the rest
 
     if bad and on_bad == "stop":
-        problems = Problems(f"{len(bad)} of {len(items)} pictures cannot be used (--bad-images skip leaves them out):")
+        problems = Problems(f"{len(bad)} of {len(items)} pictures cannot be used ({SKIP} leaves them out):")
         for error in bad:
             problems.add(str(error))
         problems.raise_if_any()

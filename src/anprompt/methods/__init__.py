@@ -17,7 +17,7 @@ import torch
 from anprompt.clip.backbone import Backbone
 from anprompt.errors import UserError, unknown_name
 from anprompt.methods.base import REGISTRY, ClassBlock, Method, Photos, Preset
-from anprompt.methods.options import build_options
+from anprompt.methods.options import build_options, checked_entries
 from anprompt.text import DEFAULT_TEMPLATE, DescriptionBank, check_template
 
 __all__ = ["ClassBlock", "Method", "Photos", "Preset", "available", "build", "create", "find", "resolve_options"]
@@ -60,7 +60,7 @@ def find_preset(method: type[Method], preset: str | None) -> Preset:
 def resolve_options(name: str, preset: str | None = None, options: dict[str, Any] | None = None) -> dict[str, Any]:
     """All options of method ``name``: defaults, then the preset's, then ``options``. Errors name the nearest option."""
     method = find(name)
-    given = {key.replace("-", "_"): value for key, value in (options or {}).items()}
+    given = {key.replace("-", "_"): value for key, value in checked_entries("options", options).items()}
     merged = {**find_preset(method, preset).options, **given}
     return asdict(build_options(method.Options, merged, f"method '{name}'"))
 

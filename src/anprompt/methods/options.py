@@ -7,7 +7,7 @@ import math
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
-from anprompt.errors import Problems, did_you_mean
+from anprompt.errors import Problems, UserError, did_you_mean
 
 T = TypeVar("T")
 
@@ -42,6 +42,15 @@ def _convert(value: Any, kind: Any) -> Any:
     if kind is float and (isinstance(value, bool) or not math.isfinite(number)):
         raise ValueError("must be a finite number")
     return number
+
+
+def checked_entries(what: str, given: Any) -> Mapping[str, Any]:
+    """``given``, if it is a dictionary or ``None``; else :class:`UserError`. what: the parameter's name."""
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping) or not all(isinstance(key, str) for key in given):
+        raise UserError(f"'{what}' must be a dictionary with names as keys (got {given!r}).")
+    return given
 
 
 def build_options(cls: type[T], given: Mapping[str, Any], owner: str) -> T:

@@ -132,12 +132,17 @@ def _load(path: Path, problems: Problems) -> dict[str, dict[str, list[str]]]:
     except (OSError, ValueError, csv.Error) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         problems.add(f"{path}: not readable as {suffix[1:].upper()} ({error})")
         return {}
+    kind = "noise" if path.parent.name.lower() in NOISE_FOLDERS or path.stem.lower() in NOISE_FOLDERS else "main"
+    return _parts(raw, str(path), kind, problems)
+
+
+def _parts(raw: Any, where: str, kind: str, problems: Problems) -> dict[str, dict[str, list[str]]]:
+    """Check what JSON would hold. kind: of the sentences of an object that is about classes alone."""
     if isinstance(raw, _Pairs) and all(key in KINDS and isinstance(v, _Pairs) for key, v in raw):
         if len(raw) != len(dict(raw)):
-            problems.add(f"{path}: 'main' or 'noise' is there twice")
-        return {kind: _clean(part, f"{path} ({kind})", problems) for kind, part in raw}
-    kind = "noise" if path.parent.name.lower() in NOISE_FOLDERS or path.stem.lower() in NOISE_FOLDERS else "main"
-    return {kind: _clean(raw, str(path), problems)}
+            problems.add(f"{where}: 'main' or 'noise' is there twice")
+        return {key: _clean(part, f"{where} ({key})", problems) for key, part in raw}
+    return {kind: _clean(raw, where, problems)}
 
 
 def load_bank(path: str | Path) -> DescriptionBank:
@@ -214,6 +219,27 @@ def read_bank(path: str | Path, class_names: Sequence[str]) -> DescriptionBank:
     return DescriptionBank(
         best["main"], best["noise"], " + ".join(dict.fromkeys(taken[kind].name for kind in sorted(taken)))
     )
+
+
+def bank_of(texts: Mapping[Any, Any], class_names: Sequence[str]) -> DescriptionBank:
+    """The sentences of ``class_names`` from a dictionary of the form that JSON files have.
+
+    Raises :class:`UserError` for its faults, all at once, and when it knows none of the classes.
+    """
+
+    def pairs(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return _Pairs((str(key), pairs(entry)) for key, entry in value.items())
+        return list(value) if isinstance(value, tuple) else value
+
+    problems = Problems("The texts cannot be used:")
+    parts = _parts(pairs(texts), "texts", "main", problems)
+    problems.raise_if_any()
+    bank = of_classes(DescriptionBank(parts.get("main", {}), parts.get("noise", {}), "texts"), class_names)
+    if not bank.main and not bank.noise:
+        shown = ", ".join(class_names[:3]) + (", …" if len(class_names) > 3 else "")
+        raise UserError(f"The texts know none of the {len(class_names)} classes ({shown}).")
+    return bank
 
 
 def check_format(path: Path) -> None:

@@ -10,7 +10,7 @@ from typing import Any, Literal
 import torch
 from torch import nn
 
-from anprompt.methods.options import build_options, option
+from anprompt.methods.options import build_options, checked_entries, option
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Recipe:
 
 def resolve_recipe(base: Mapping[str, Any], given: Mapping[str, Any] | None = None) -> Recipe:
     """A preset's recipe with the user's changes; :class:`UserError` names the nearest entry for an unknown one."""
-    merged = {**base, **{key.replace("-", "_"): value for key, value in (given or {}).items()}}
+    merged = {**base, **{key.replace("-", "_"): value for key, value in checked_entries("recipe", given).items()}}
     if isinstance(merged.get("compile"), bool):  # how YAML reads a plain on and off
         merged["compile"] = "on" if merged["compile"] else "off"
     return build_options(Recipe, merged, "the recipe")

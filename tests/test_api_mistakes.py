@@ -1,0 +1,79 @@
+"""What is easily given wrongly from Python: one sentence, no traceback, and notes that point at the user's line."""
+
+from __future__ import annotations
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.model_selection import GridSearchCV
+
+from anprompt import PromptClassifier
+from anprompt.clip import Backbone
+from anprompt.errors import UserError
+from anprompt.settings import Note
+from helpers_clip import random_backbone
+from helpers_fit import PHOTO_TEXTS, estimator
+
+
+@pytest.fixture(scope="module")
+def backbone() -> Backbone:
+    return random_backbone(image_size=32)
+
+
+@pytest.mark.parametrize(
+    ("params", "words"),
+    [
+        ({"recipe": "fast"}, "'recipe' must be a dictionary with names as keys \\(got 'fast'\\)"),
+        ({"options": ["alpha"]}, "'options' must be a dictionary with names as keys"),
+        ({"options": {1: 2}}, "'options' must be a dictionary with names as keys"),
+        ({"texts": 5}, "'texts' must be a file, a folder, a dictionary or a bank \\(got a int\\)"),
+        ({"texts": {"red fox": ["a fox."]}}, "The texts know none of the 4 classes \\(blue star, "),
+        ({"texts": {"main": {"blue star": 3}}}, r"texts \(main\): class 'blue star' needs a list"),
+        ({"device": torch.device("meta")}, "Unknown device 'meta'"),
+    ],
+)
+def test_settings_of_a_wrong_kind(backbone: Backbone, photo_folder: Path, params: dict[str, Any], words: str) -> None:
+    made = PromptClassifier(backbone, shots=1).set_params(**params)
+    with pytest.raises(UserError, match=words):
+        made.fit(photo_folder)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_dictionary_of_texts_is_what_a_file_would_be(backbone: Backbone, photo_folder: Path, whole: bool) -> None:
+    parts = PHOTO_TEXTS.to_json()
+    given = parts if whole else {name.replace(" ", "_"): tuple(own) for name, own in parts["main"].items()}
+    made = estimator(backbone, method="zero-shot", texts=given, device=torch.device("cpu")).fit(photo_folder)
+    bank = made.method_.bank
+    assert {name: list(own) for name, own in bank.main.items()} == parts["main"]
+    assert bool(bank.noise) is whole
+    assert made.with_classes(["blue star", "red square"]).classes_.tolist() == ["blue star", "red square"]
+
+
+def test_single_options_are_no_parameters(backbone: Backbone) -> None:
+    made = estimator(backbone)
+    with pytest.raises(UserError, match=r"'options__alpha': 'options' is set as a whole, as in options={'alpha': 0.1}"):
+        GridSearchCV(made, {"options__alpha": [0.1]}, cv=2).fit(["a.jpg"] * 4, [0, 1] * 2)
+
+
+def test_mistakes_are_worded_for_python(backbone: Backbone, tmp_path: Path) -> None:
+    made = estimator(backbone, method="zero-shot", texts=None).fit([np.zeros((9, 9, 3))] * 2, ["a", "b"])
+    with pytest.raises(UserError, match="need labels: give these as the second argument"):
+        made.score(["a.jpg"])
+    (tmp_path / "broken.jpg").write_bytes(b"no picture")
+    with pytest.raises(UserError, match='bad_images="skip" leaves them out'):
+        made.predict([tmp_path / "broken.jpg"])
+
+
+def test_notes_point_at_the_line_of_the_user(backbone: Backbone, photo_folder: Path, tmp_path: Path) -> None:
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        made = estimator(backbone, texts=None, cache=tmp_path).fit(photo_folder)
+        made.add_class("forest")
+        made.with_classes(["river", "forest"])
+    notes = [warning for warning in caught if warning.category is Note]
+    assert len(notes) >= 4
+    assert {warning.filename for warning in notes} == {__file__}
