@@ -78,7 +78,7 @@ def test_long_words_are_continued_on_the_next_line(width: int) -> None:
     assert (shown.count("q"), shown.count("x")) == (150, 150)
 
 
-def test_in_a_file_every_row_is_one_line() -> None:
+def test_in_a_file_no_word_is_broken() -> None:
     rows = [("n" * 300, 1, "p" * 300, 2.5), ("short", 10, "x", 99.0)]
     title, empty, heading, rule, first, second, end = printed_table(None, rows).split("\n")[:7]
     assert (title, empty, end) == ("a title", "", "")
@@ -87,6 +87,50 @@ def test_in_a_file_every_row_is_one_line() -> None:
     assert first.split() == ["n" * 300, "1", "p" * 300, "2.5"]
     assert second.split() == ["short", "10", "x", "99.0"]
     assert first.index("1") == second.index("0")  # aligned right
+
+
+def test_in_a_file_long_texts_are_wrapped() -> None:
+    shown = printed_table(None, [("name", 1, "word " * 60, 2.5)])
+    assert max(map(len, shown.splitlines())) <= 100
+    assert shown.count("word") == 60
+
+
+BAKE_OFF = ("method", "all %", "base %", "HM", "training", "memory MiB", "learnable")
+SCORES = ("81.0 ± 1.2", "71.5 ± 0.4", "76.3 ± 0.8", "1,212 s", "1,234", "4,992,256")
+
+
+@pytest.mark.parametrize(
+    ("width", "lost"),
+    [(62, []), (60, ["memory"]), (50, ["memory", "learnable"]), (40, ["memory", "learnable", "training"])],
+)
+def test_a_narrow_terminal_keeps_names_and_numbers_and_says_what_it_leaves_out(
+    width: int, lost: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    rows = [("zero-shot", *SCORES), ("linear-probe", *SCORES)]
+    console.table("", BAKE_OFF, rows, BAKE_OFF[1:], spare=("memory MiB", "learnable", "training"))
+    table, _, note = capsys.readouterr().out.partition("\n\n")
+    assert max(map(len, table.splitlines())) <= width
+    for word in ("zero-shot", "linear-probe", "81.0", "71.5", "76.3", "1.2"):
+        assert word in table.split()
+    assert [name for name in ("memory", "learnable", "training") if name not in table] == lost
+    assert all(name in note for name in lost)
+    assert ("--json" in note) == bool(lost)
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 143])
+def test_intervals_go_below_their_numbers_before_they_are_left_out(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    columns = ("method", "noise", "right %", "right % with noise", "TS", "LPR", "AS, points")
+    row = ("zero-shot", "paraphrase 0.5", "83.3", "79.2 [79.1, 85.4]", "0.00065 [0.00051, 0.0008]",
+           "0.896 [0.812, 0.969]", "-2.08 [-6.25, 0.00]")  # fmt: skip
+    console.table("", columns, [row], columns[2:])
+    table, _, note = capsys.readouterr().out.partition("\n\n")
+    assert max(map(len, table.splitlines())) <= width
+    assert {"zero-shot", "paraphrase", "83.3", "79.2", "0.00065", "0.896", "-2.08"} <= set(table.split())
+    assert ("[-6.25, 0.00]" in table) == (width >= 100) == ("the intervals" not in note)
 
 
 def test_cells_are_shown_as_they_are() -> None:

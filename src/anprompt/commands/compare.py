@@ -88,11 +88,10 @@ def compare(
     rows = [_row(entrant) for entrant in sorted(entrants, key=lambda e: entered.index(e.method))]
     columns = ("method", "all %", "base %", "new %", "HM", "training", "memory MiB", "adapter KiB", "learnable")
     heading = f"{data}: {shots} photos of each class, {len(drawn)} seeds, recipe {recipe}"
-    console.table(heading, columns, rows, columns[1:])
-    for sentence in said:
-        console.say(f"- {sentence}")
+    console.table(heading, columns, rows, columns[1:], spare=("adapter KiB", "memory MiB", "learnable", "training"))
     rest = "base, new: trained on the base half" if halves else "halves, base and new, need 4 classes or more"
-    console.say(f"- all: trained and tested on all classes; {rest}; ± over seeds.")
+    for sentence in (*said, f"all: trained and tested on all classes; {rest}; ± over seeds."):
+        console.say(console.prose(f"- {sentence}", 2))
     return say_failures(failures)
 
 

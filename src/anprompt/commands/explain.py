@@ -285,12 +285,13 @@ def _say(document: dict[str, Any], record: Path) -> None:
                 score["words"] if score else "–",
             ))  # fmt: skip
         columns = ("method", "noise", "predicted", "p of class %", "map r", "deletion", "random", "the map")
-        console.table(f"{row['path']}: why {row['class']}{against}?", columns, shown, columns[3:7])
+        title, spare = f"{row['path']}: why {row['class']}{against}?", ("map r", "random", "deletion")
+        console.table(title, columns, shown, columns[3:7], spare)
         for sentence in row["words"]["sentences"]:
             brought = ", ".join(f"{word['word']} {word['logit']:+.1f}" for word in sentence["words"])
-            console.say(f"Words ({row['words']['method']}): {brought}")
+            console.say(console.prose(f"Words ({row['words']['method']}): {brought}", 2))
         if not row["words"]["sentences"]:
             console.say(f"Words: leaving them out does not change what {row['words']['method']} answers.")
         console.say(f"Figure: {row['figures'][0]}\n")
-    console.say(EXPLAINED)
+    console.say(console.prose(EXPLAINED))
     console.say(f"Written: {record}")

@@ -131,9 +131,10 @@ def methods(name: str | None = None, json: bool = False) -> int:
         for row in rows
     ]
     columns = ("method", "year", "parameters", "needs", "new classes")
-    console.table("", columns, table, ("year", "parameters"))
+    console.table("", columns, table, ("year", "parameters"), spare=("year",))
     for row in rows:
-        console.say(f"{row['name']}: {row['paper']}, {row['link']} (presets: {', '.join(row['presets'])})")
+        about = f"{row['name']}: {row['paper']}, {row['link']} (presets: {', '.join(row['presets'])})"
+        console.say(console.prose(about, 2))
     console.say("\nParameters: learnable numbers on ViT-B/16. 'anprompt methods NAME' lists the options of one.")
     return 0
 
@@ -163,9 +164,10 @@ def _print_method(about: dict[str, Any], json: bool) -> int:
         console.table(heading, columns, shown, ("default",))
     console.say("Presets, --preset NAME")
     for name, changed in changes.items():
-        console.say(f"  {name}: {about['presets'][name]}")
+        console.say(console.prose(f"  {name}: {about['presets'][name]}", 4))
         if changed:
-            console.say("    " + ", ".join(f"{key} {_plain(value)}" for key, value in changed.items()))
+            listed = ", ".join(f"{key} {_plain(value)}" for key, value in changed.items())
+            console.say(console.prose(f"    {listed}", 4))
     return 0
 
 

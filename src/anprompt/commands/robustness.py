@@ -300,8 +300,8 @@ def _say(document: dict[str, Any], written: list[str]) -> None:
                    " | ".join(entry["sentences"])) for entry in hurting[:SHOWN]]  # fmt: skip
         heading = "The wordings that hurt most, each as the only change (points lost over all photos)"
         console.table(heading, ("method", "noise", "class", "points", "sentence"), listed, ("points",))
-    console.say(EXPLAINED)
-    console.say(f"Synonyms: {config['synonyms']}. Paraphrases and weak noise: {config['texts']}.")
+    console.say(console.prose(EXPLAINED))
+    console.say(console.prose(f"Synonyms: {config['synonyms']}. Paraphrases and weak noise: {config['texts']}."))
     for path in written:
         console.say(f"Written: {path}")
 

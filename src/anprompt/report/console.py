@@ -7,18 +7,16 @@ import json
 import os
 import shutil
 import sys
+import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
-from rich import box
 from rich.console import Console, RenderableType
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from rich.table import Table
 from rich.text import Text
 
-UNLIMITED = 100_000  # columns of a file or a pipe: one row stays one line
-PAGE = 100  # columns of a table in a file or a pipe that a person will read
+PAGE = 100  # columns of a table in a file or a pipe
 PLAIN_SECONDS = 10
 SHORT = {"total": "loss", "cross_entropy": "ce", "similarity": "sim", "weak_alignment": "wa"}
 
@@ -39,34 +37,52 @@ def print_json(document: Any) -> None:
     say(json.dumps(document, indent=2, ensure_ascii=plain))
 
 
-def table(title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], numeric: Sequence[str] = ()) -> None:
+def table(
+    title: str, columns: Sequence[str], rows: Iterable[Sequence[Any]], numeric: Sequence[str] = (),
+    spare: Sequence[str] = (),
+) -> None:  # fmt: skip
     """Print a table to stdout; columns named in ``numeric`` are aligned right and never broken.
 
-    In a terminal, long cells continue on the next line; in files and pipes every row is one line.
+    spare: columns that a narrow terminal may leave out, the least important first; a line below says which. In files
+    and pipes nothing is left out, and words stay whole.
     """
-    narrow = sys.stdout.isatty() or "COLUMNS" in os.environ
-    grid = Table(box=box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    for column in columns:
-        is_number = column in numeric
-        grid.add_column(
-            Text(column), justify="right" if is_number else "left", no_wrap=is_number, overflow="fold"
-        )  # "fold": cells are cut nowhere
-    for row in rows:
-        grid.add_row(*(Text(str(cell)) for cell in row))  # as it is: [cat] is no markup and :cat: no emoji
-    console = Console(width=None if narrow else UNLIMITED)
+    from anprompt.report.columns import Grid, fitted, total, unbroken
+
+    cells = tuple(tuple(map(str, row)) for row in rows)
+    grid = Grid(tuple(columns), cells, frozenset(numeric), tuple(spare))
+    width = width_and_style()[0]
+    shown, left_out = fitted(grid, width) if is_narrow() else (unbroken(grid, width), "")
+    console = Console(width=max(width, total([column.width or 0 for column in shown.columns])))
     with console.capture() as printed:
-        console.print(grid)
+        console.print(shown)
     if title:
-        say(f"{title}\n")
+        say(f"{prose(title)}\n")
     say("\n".join(line.rstrip() for line in printed.get().splitlines()) + "\n")
+    if left_out:
+        say(f"{prose(left_out)}\n")
+
+
+def is_narrow() -> bool:
+    """Whether lines must fit into so many columns: in a terminal, or because somebody says so."""
+    return sys.stdout.isatty() or "COLUMNS" in os.environ
+
+
+def prose(text: str, indent: int = 0) -> str:
+    """``text`` with line breaks between words where a terminal needs them; as it is for files and pipes.
+
+    indent: spaces before the lines that follow the first.
+    """
+    width = width_and_style()[0]
+    if not is_narrow() or len(text) <= width:
+        return text
+    following = " " * min(indent, width // 2)
+    return textwrap.fill(text, width, subsequent_indent=following, break_long_words=False, break_on_hyphens=False)
 
 
 def width_and_style() -> tuple[int, bool]:
     """The terminal's columns and whether it shows bold; 100 and no for files and pipes."""
-    terminal = sys.stdout.isatty()
-    sized = terminal or "COLUMNS" in os.environ
-    columns = shutil.get_terminal_size((PAGE, 24)).columns if sized else PAGE
-    return columns, terminal and not Console().is_dumb_terminal
+    columns = shutil.get_terminal_size((PAGE, 24)).columns if is_narrow() else PAGE
+    return columns, sys.stdout.isatty() and not Console().is_dumb_terminal
 
 
 def facts(pairs: Iterable[tuple[str, Any]]) -> None:
@@ -74,7 +90,8 @@ def facts(pairs: Iterable[tuple[str, Any]]) -> None:
     shown = [(name, ", ".join(map(str, value)) if isinstance(value, list) else value) for name, value in pairs]
     width = max(len(name) for name, _ in shown)
     for name, value in shown:
-        say(f"{name:{width}}  {'–' if value in (None, '') else value}")
+        line = f"{name:{width}}  {'–' if value in (None, '') else value}"
+        say(prose(line, width + 2))
 
 
 def _numbers(terms: dict[str, float]) -> str:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 FORMATS = ("terminal", "markdown", "csv", "latex")
 NOTHING = "–"
+LABEL = 8  # characters that are left of a label in the narrowest terminal
 
 
 def number(row: Row, column: Column, plus_minus: str = "±") -> str:
@@ -59,6 +60,10 @@ def terminal(table: Table, width: int = 100, styled: bool = False) -> str:
     if chosen >= len(forms) - len(_narrower(table)) and lost:
         needed = widths[forms.index(table)]
         notes.insert(0, f"{lost} columns are left out here: they need a terminal of {needed} columns, or --format csv.")
+    labels = sum(max(len(label) for label in column) for column in (
+        [table.heads[i], *((row.group, row.label)[i] for row in table.rows)] for i in (0, 1)
+    ))  # fmt: skip
+    console.width = max(width, widths[chosen] - labels + 2 * LABEL)  # or numbers would squeeze the labels away
     console.print(grid)
     lines = [line.rstrip() for line in out.getvalue().splitlines()]
     if not styled and any(row.best for row in table.rows):
