@@ -15,7 +15,8 @@ import pytest
 
 from anprompt import __version__
 from anprompt.cli import COMMANDS, main
-from anprompt.commands.arguments import Command, as_option, parse
+from anprompt.commands.arguments import Command, parse
+from anprompt.commands.nearest import as_option
 from anprompt.commands.usage import help_page
 from anprompt.errors import UserError
 from anprompt.training import Interrupted

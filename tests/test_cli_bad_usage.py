@@ -20,6 +20,16 @@ USAGE = [
     ("fit d --back x", "'anprompt fit' has no option '--back'."),
     ("fit d --option.alpha 1", "Did you mean '--options'?"),
     ("fit d -s 4", "'anprompt fit' has no option '-s'."),
+    ("fit d --epochs 2", "'anprompt fit' has no option '--epochs'. Did you mean '--recipe.epochs'?"),
+    ("fit d --epoch 2", "Did you mean '--recipe.epochs'?"),
+    ("fit d --batch-size 2", "Did you mean '--recipe.batch'?"),
+    ("fit d --lr 2", "Did you mean '--recipe.lr'?"),
+    ("fit d --alpha 2", "Did you mean '--options.alpha'?"),
+    ("fit d --method coop --n-ctx 2", "'anprompt fit' has no option '--n-ctx'."),
+    (
+        "bench --epochs 2",
+        "has no option '--epochs'. 'epochs' belongs to the training recipe: write it into a YAML file",
+    ),
     ("fit d --shots", "--shots needs a value"),
     ("fit d --shots x", "--shots must be a whole number (got 'x')."),
     ("fit d --shots 2.5", "--shots must be a whole number (got '2.5')."),
@@ -60,6 +70,22 @@ def test_usage(line: str, words: str, refused: Refused) -> None:
     assert len(message.splitlines()) == (3 if "a,b,a" in line else 1)
 
 
+@pytest.mark.parametrize("option", ["--verbose", "--quiet", "--workers"])
+@pytest.mark.usefixtures("no_model")
+def test_nothing_is_suggested_where_nothing_is_near(option: str, refused: Refused) -> None:
+    assert refused("fit", "d", option).strip().endswith(f"has no option '{option}'.")
+
+
+def test_a_path_that_is_not_there_is_not_compared_with_anything_at_all(
+    refused: Refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "compare").mkdir()
+    monkeypatch.chdir(tmp_path)
+    message = refused("fit", "nope")
+    assert message.count("nope") == 1
+    assert "Did you mean" not in message
+
+
 def test_all_unknown_options_at_once(refused: Refused) -> None:
     message = refused("fit", "d", "--shost", "1", "--seeed", "2")
     assert "Did you mean '--shots'?" in message
@@ -71,6 +97,7 @@ YAML = [
         "shots: 4\nshotz: 3\nsede: 1\n",
         ["line 2: ", "'shotz'. Did you mean 'shots'?", "line 3: ", "Did you mean 'seed'?"],
     ),
+    ("epochs: 3\nalpha: 1\n", ["'epochs'. Did you mean 'epochs' under 'recipe:'?", "'alpha' under 'options:'?"]),
     ("shots: 4\nbad-images: stop\nbad_images: skip\n", ["line 3: 'bad_images' is already set on line 2."]),
     ("shots: [4\nseed", ["'run.yaml', line 2, column 5: not valid YAML"]),
     ("- shots\n", ["'run.yaml' must hold lines such as 'shots: 4'"]),

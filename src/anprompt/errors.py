@@ -7,6 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
+LIKE = 0.65  # similarity from which a name is suggested: "gpu" is like "cpu", but "batch" is not like "cache"
+
 
 class UserError(Exception):
     """Wrong input or usage. The command line prints the message and exits with code 2.
@@ -15,11 +17,17 @@ class UserError(Exception):
     """
 
 
+def nearest(name: str, allowed: Iterable[str]) -> str | None:
+    """Return the allowed name nearest to ``name``, or ``None`` if none is near."""
+    by_lower = {candidate.lower(): candidate for candidate in allowed}
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=LIKE)
+    return by_lower[close[0]] if close else None
+
+
 def did_you_mean(name: str, allowed: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the allowed name nearest to ``name``, or an empty string."""
-    by_lower = {candidate.lower(): candidate for candidate in allowed}
-    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=0.5)
-    return f" Did you mean '{by_lower[close[0]]}'?" if close else ""
+    near = nearest(name, allowed)
+    return "" if near is None else f" Did you mean '{near}'?"
 
 
 def unknown_name(kind: str, name: str, allowed: Iterable[str]) -> UserError:

@@ -7,10 +7,12 @@ import json
 import keyword
 import re
 from collections.abc import Callable, Sequence
+from itertools import pairwise
 from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hints
 
+from anprompt.commands.nearest import as_option, nearest_option
 from anprompt.errors import Problems, UserError, did_you_mean
 
 
@@ -44,11 +46,6 @@ def value_type(command: Command, name: str) -> Any:
     hint = get_type_hints(command.function)[name]
     parts = get_args(hint)
     return next(part for part in parts if part is not NoneType) if NoneType in parts else hint
-
-
-def as_option(name: str) -> str:
-    """``bad_images`` -> ``--bad-images``, ``class_`` -> ``--class``, the way people type it."""
-    return f"--{name.rstrip('_').replace('_', '-')}"
 
 
 def as_parameter(typed: str) -> str:
@@ -126,10 +123,16 @@ def _check_options(command: Command, arguments: Sequence[str]) -> None:
         if name is not None and (name not in known or not argument.startswith("--")):
             flag = argument.split("=")[0]
             shown = as_option(flag[2:]) if flag.startswith("--") else flag
-            near = did_you_mean(as_option(name), map(as_option, known)) if len(name) > 2 else ""
+            near = nearest_option(name, known, _method_in(arguments))
             wrong.append(f"'anprompt {command.name}' has no option '{shown}'.{near}")
     if wrong:
         raise UserError("\n".join(wrong))
+
+
+def _method_in(arguments: Sequence[str]) -> str | None:
+    """The method that the line names, if it names one."""
+    words = [part for argument in arguments for part in argument.split("=", 1)]
+    return next((after for word, after in pairwise(words) if word == "--method"), None)
 
 
 def _take_config(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
@@ -181,7 +184,7 @@ def _read_config(command: Command, file: Path) -> dict[str, Any]:
     for key, _ in node.value:
         name, line = as_parameter(key.value), key.start_mark.line + 1
         if name not in command.parameters:
-            near = did_you_mean(name, command.parameters)
+            near = nearest_option(name, command.parameters, content.get("method"), in_file=True)
             problems.add(f"line {line}: 'anprompt {command.name}' has no option '{key.value}'.{near}")
         elif name in seen:
             problems.add(f"line {line}: '{key.value}' is already set on line {seen[name]}.")

@@ -7,7 +7,8 @@ import shutil
 import textwrap
 from typing import Literal, get_args, get_origin
 
-from anprompt.commands.arguments import Command, as_option, is_switch, value_type
+from anprompt.commands.arguments import Command, is_switch, value_type
+from anprompt.commands.nearest import as_option
 
 COLUMN = 24  # where explanations start
 PLACEHOLDERS = {  # by parameter, or by command and parameter where a command differs

@@ -119,7 +119,8 @@ def _missing(path: Path) -> UserError:
     while not parent.exists():
         parent, name = parent.parent, parent.name
     siblings = sorted(sibling.name for sibling in parent.iterdir()) if parent.is_dir() else []
-    message = f"There is no '{name}' in {parent.resolve()} (wanted: {path}).{did_you_mean(name, siblings)}"
+    wanted = "" if name == str(path) else f" (wanted: {path})"
+    message = f"There is no '{name}' in {parent.resolve()}{wanted}.{did_you_mean(name, siblings)}"
     if match_benchmark(str(path)) is not None:
         message += f" To use the benchmark '{path}', give the folder of the data sets as data root (--data-root)."
     return UserError(message)
