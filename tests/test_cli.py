@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import inspect
 import os
 import shlex
 import subprocess
@@ -84,6 +85,21 @@ def test_help_pages(name: str, width: int, monkeypatch: pytest.MonkeyPatch, cli:
     assert not any(noise in page for noise in ("Optional", "Literal", "typing", "null", "None", "_images", "(type"))
     for example in examples.splitlines():
         assert example.startswith(f"  anprompt {name}")
+
+
+def test_help_pages_show_explanations_to_their_end(monkeypatch: pytest.MonkeyPatch, cli: Cli) -> None:
+    monkeypatch.setenv("COLUMNS", "120")
+    for name, command in COMMANDS.items():
+        page = " ".join(cli(name, "--help").out.split())
+        about = inspect.cleandoc(command.function.__doc__ or "").split("\n\nArgs:\n")[1].split("\n\nExamples:\n")[0]
+        for line in about.splitlines():
+            assert line.strip().partition(": ")[2] in page or " ".join(line.split()) in page, line
+    assert "or of an ablation of your own" in " ".join(cli("table", "--help").out.split())
+
+
+def test_only_robustness_takes_several_adapters(cli: Cli) -> None:
+    assert "--adapter A,B" in cli("robustness", "--help").out
+    assert "--adapter FOLDER" in cli("explain", "--help").out
 
 
 def test_the_examples_in_help_pages_can_be_parsed(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

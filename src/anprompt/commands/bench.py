@@ -66,7 +66,7 @@ def bench(
         ablation: what tables call the ablation, e.g. VI for the paper's; default: the names of what is varied.
         backbone: 'miniature', a hub id, a folder, or an OpenAI .pt file.
         data_root: folder that holds the benchmark data sets.
-        texts: JSON file with descriptions of the classes, or folder of such files.
+        texts: file with descriptions of the classes (JSON, YAML, CSV or TXT), or folder of such files.
         out: folder for records and adapters.
         jobs: runs at the same time on this machine, each in a process of its own.
         threads: processor cores of one run; default: all, shared by the jobs.

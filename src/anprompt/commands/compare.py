@@ -40,7 +40,7 @@ def compare(
         seeds: separated by commas; six or more are needed to tell methods apart with any confidence.
         recipe: 'matched' (one budget for all), 'published' (each method's own), or a YAML file.
         backbone: 'miniature', a hub id, a folder, or an OpenAI .pt file.
-        texts: JSON file with descriptions of the classes, or folder of such files.
+        texts: file with descriptions of the classes (JSON, YAML, CSV or TXT), or folder of such files.
         data_root: folder that holds the benchmark data sets.
         out: folder for records and adapters.
         jobs: runs at the same time, each in a process of its own.

@@ -14,23 +14,22 @@ COLUMN = 24  # where explanations start
 PLACEHOLDERS = {  # by parameter, or by command and parameter where a command differs
     "out": "FOLDER", "data_root": "FOLDER", "texts": "PATH", "noise_texts": "FILE", "csv": "FILE", "record": "FILE",
     "classes_file": "FILE", "classes": "A,B,C", "method": "NAME", "preset": "NAME", "backbone": "MODEL",
-    "split": "NAME", "device": "NAME", "adapter": "A,B", "noises": "A,B", "synonyms": "PATH", "wordnet": "FOLDER",
+    "split": "NAME", "device": "NAME", "adapter": "FOLDER", "noises": "A,B", "synonyms": "PATH", "wordnet": "FOLDER",
     "server": "URL", "model": "NAME", "results": "FOLDER", "methods": "A,B,C", "datasets": "A,B,C", "compare": "A,B",
     "source": "DATA", "figure": "FILE", "table out": "FILE", "describe out": "FILE", "report out": "FILE",
-    "class_": "NAME", "against": "NAME", "noise": "NAME",
+    "class_": "NAME", "against": "NAME", "noise": "NAME", "robustness adapter": "A,B", "recipe": "NAME|FILE",
 }  # fmt: skip
 
 
 def help_page(command: Command) -> str:
     """The page of ``anprompt COMMAND --help``.
 
-    The docstring's first paragraph says what the command does, ``Args:`` explains the parameters, one line each, and
-    ``Examples:`` is shown as it is.
+    The docstring's first paragraph says what the command does, ``Args:`` explains the parameters, and ``Examples:`` is
+    shown as it is.
     """
     about, _, rest = inspect.cleandoc(command.function.__doc__ or "").partition("\n\nArgs:\n")
     explained, _, examples = rest.partition("\n\nExamples:\n")
-    entries = (line.partition(":") for line in explained.splitlines())
-    help_of = {name.strip(): text.strip() for name, _, text in entries}
+    help_of = _explanations(explained)
     width = min(shutil.get_terminal_size().columns, 120)
     marks = {"*": "…", "?": "]"}
     operands = [
@@ -51,6 +50,19 @@ def help_page(command: Command) -> str:
     if examples:
         lines += ["", "examples:", *(f"  {line.strip()}" for line in examples.splitlines())]
     return "\n".join(lines) + "\n"
+
+
+def _explanations(text: str) -> dict[str, str]:
+    """``name: explanation`` of each parameter; lines that are indented further go on with the one before."""
+    help_of: dict[str, str] = {}
+    for line in textwrap.dedent(text).splitlines():
+        if line[:1].isspace():
+            name = next(reversed(help_of))
+            help_of[name] += f" {line.strip()}"
+        else:
+            name, _, help_of_name = line.partition(":")
+            help_of[name] = help_of_name.strip()
+    return help_of
 
 
 def _flag(command: Command, name: str, parameter: inspect.Parameter) -> str:
