@@ -122,8 +122,25 @@ def test_a_recipe_of_another_method_or_protocol_is_refused(tmp_path: Path) -> No
     file.write_text("method: zero-shot\nfrom: here\nfew-shot: {}\n")
     with pytest.raises(UserError, match="is for method 'zero-shot', not 'anprompt'"):
         find_recipe("anprompt", "few-shot", str(file))
-    with pytest.raises(UserError, match=r"has no recipe of 'zero-shot' for base-to-new; it has: few-shot"):
+    with pytest.raises(UserError, match=r"own\.yaml' is for few-shot, not for base-to-new\."):
         find_recipe("zero-shot", "base-to-new", str(file))
+    with pytest.raises(UserError, match=r"The published recipe of 'tip-adapter' is for few-shot, not for domain"):
+        find_recipe("tip-adapter", "domain-generalisation")
+
+
+def test_a_shipped_recipe_is_named_as_people_name_it() -> None:
+    with pytest.raises(UserError) as error:
+        declare(Asked("base-to-new", ["zero-shot", "anprompt"], ["dtd"], recipe="small"))
+    message = "The recipe 'small' is for cross-dataset, domain-generalisation, few-shot, not for base-to-new: take "
+    assert str(error.value) == f"The benchmark cannot be run: {message}'published' or 'matched'."
+    with pytest.raises(UserError, match="'linear-probe' only knows the classes that it was trained on"):
+        declare(Asked("base-to-new", ["linear-probe"], ["dtd"]))
+
+
+def test_an_unknown_recipe_is_said_once() -> None:
+    with pytest.raises(UserError) as error:
+        declare(Asked("few-shot", ["zero-shot", "coop", "anprompt"], ["dtd"], recipe="foo"))
+    assert str(error.value).count("There is no recipe 'foo'") == 1
 
 
 def test_the_papers_ablations_cover_all_of_its_rows() -> None:

@@ -43,9 +43,12 @@ class Problems:
         self.heading = heading
         self.limit = limit
         self.lines: list[str] = []
+        self._seen: set[str] = set()
 
     def add(self, line: str) -> None:
-        self.lines.append(line)
+        if line not in self._seen:  # one mistake may be met on the way to several things
+            self._seen.add(line)
+            self.lines.append(line)
 
     def __bool__(self) -> bool:
         return bool(self.lines)

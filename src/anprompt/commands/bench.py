@@ -60,8 +60,8 @@ def bench(
         source: where cross-dataset and domain-generalisation learn; default: imagenet.
         seeds: separated by commas.
         shots: photos per class, separated by commas; default: those of the recipe.
-        recipe: 'published' (each method's own), 'matched' or 'small' (one budget for all; see 'anprompt recipes'), or a
-            YAML file.
+        recipe: 'published' (each method's own), 'matched' (one budget for all), 'small' (the same for a few hundred
+            photos; not for base-to-new), or a YAML file; 'anprompt recipes' lists them with their protocols.
         vary: values for an ablation, e.g. --vary.alpha 0.001,0.01 or --vary.recipe.lr 0.001,0.01; all combinations run.
         ablation: what tables call the ablation, e.g. VI for the paper's; default: the names of what is varied.
         backbone: 'miniature', a hub id, a folder, or an OpenAI .pt file.

@@ -69,8 +69,8 @@ def declare(asked: Asked, benchmark_of: Callable[[str], str | None] = named) -> 
     recipes: dict[str, ProtocolRecipe] = {}
     for name in asked.methods:
         try:
+            _check_method(name, asked.protocol)
             recipes[name] = find_recipe(name, asked.protocol, asked.recipe)
-            _check_method(name, asked.protocol, problems)
         except UserError as error:
             problems.add(str(error))
     problems.raise_if_any()
@@ -140,11 +140,10 @@ def _variants(vary: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
     return [dict(zip(vary, values, strict=True)) for values in itertools.product(*vary.values())]
 
 
-def _check_method(name: str, protocol: str, problems: Problems) -> None:
+def _check_method(name: str, protocol: str) -> None:
     if protocol in ("base-to-new", "cross-dataset", "ablation") and not methods.find(name).supports_new_classes:
-        problems.add(
-            f"'{name}' only knows the classes that it was trained on, but {protocol} tests on others: take few-shot or "
-            "domain-generalisation"
+        raise UserError(
+            f"'{name}' only knows the classes that it was trained on, but {protocol} tests on others: take few-shot."
         )
 
 

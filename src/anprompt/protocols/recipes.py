@@ -78,13 +78,14 @@ def find_recipe(method: str, protocol: str, which: str = PUBLISHED) -> ProtocolR
     if not own.is_file():  # a method from elsewhere: its first preset
         published = ProtocolRecipe(f"{method}/{next(iter(kind.presets))} preset", kind.paper, _usual_shots(protocol))
     else:
-        published = _of_protocol(read_recipes(own), own, method, protocol)
+        published = _of_protocol(read_recipes(own), protocol, f"The published recipe of '{method}'")
     if file == own:
         return published
     recipes = read_recipes(file)
     if recipes.method not in ("any", method):
         raise UserError(f"The recipe '{file}' is for method '{recipes.method}', not '{method}'.")
-    over = _of_protocol(recipes, file, method, protocol)
+    others = [name for name in (PUBLISHED, *FOR_ALL) if name != which] if which in FOR_ALL else []
+    over = _of_protocol(recipes, protocol, f"The recipe '{which}'", others)
     if recipes.method == method:
         return over
 
@@ -197,14 +198,15 @@ def _changes(
     return changes
 
 
-def _of_protocol(recipes: RecipeFile, file: Path, method: str, protocol: str) -> ProtocolRecipe:
-    """The recipe for a protocol; an ablation is one of base-to-new."""
+def _of_protocol(recipes: RecipeFile, protocol: str, title: str, others: Sequence[str] = ()) -> ProtocolRecipe:
+    """The recipe for a protocol; an ablation is one of base-to-new. others: recipes that are for all protocols."""
     wanted = "base-to-new" if protocol == "ablation" else protocol
     if wanted not in RUNNABLE:
         raise unknown_name("protocol", protocol, PROTOCOLS)
     if wanted not in recipes.protocols:
-        there = ", ".join(recipes.protocols) or "none"
-        raise UserError(f"'{file.name}' has no recipe of '{method}' for {wanted}; it has: {there}.")
+        there = ", ".join(recipes.protocols) or "no protocol"
+        instead = f": take {' or '.join(map(repr, others))}" if others else ""
+        raise UserError(f"{title} is for {there}, not for {wanted}{instead}.")
     return recipes.protocols[wanted]
 
 
