@@ -51,7 +51,8 @@ def test_resuming_a_finished_run_says_so(
     code, out, err = cli(*line, "--shots", 3, "--recipe.lr", 0.1)
     assert (code, out) == (2, "")
     assert "shots: 4 → 3" in err
-    assert "'lr': 0.1" in err
+    assert "recipe.lr: 0.001 → 0.1" in err
+    assert err.count("→") == 2
     code, out, err = cli(*line[:-1])
     assert (code, out) == (2, "")
     assert "already holds an adapter" in err

@@ -180,13 +180,14 @@ def _finished(folder: Path, config: dict[str, Any], json: bool) -> int:
     import yaml
 
     from anprompt.report import console
+    from anprompt.training.checkpoint import changes
 
     record = json_format.loads((folder / RECORD).read_text(encoding="utf-8"))
     saved = yaml.safe_load((folder / CONFIG).read_text(encoding="utf-8")) if (folder / CONFIG).exists() else config
-    different = [key for key in config if key not in ("out", "device") and saved.get(key) != config[key]]
-    if different:
-        changes = "; ".join(f"{key}: {saved.get(key)} → {config[key]}" for key in different)
-        raise UserError(f"'{folder}' holds a finished run with other settings ({changes}): give another --out.")
+    compared = [key for key in config if key not in ("out", "device")]
+    changed = changes({key: saved.get(key) for key in compared}, {key: config[key] for key in compared})
+    if changed:
+        raise UserError(f"'{folder}' holds a finished run with other settings ({changed}): give another --out.")
     if json:
         console.print_json(record)
     else:

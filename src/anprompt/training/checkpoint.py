@@ -26,6 +26,13 @@ def flatten(settings: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def changes(saved: dict[str, Any], given: dict[str, Any]) -> str:
+    """Single entries that differ, as in ``recipe.epochs: 1 → 10``; an empty string if none does."""
+    before, now = flatten(saved), flatten(given)
+    different = sorted(key for key in {**before, **now} if before.get(key) != now.get(key))
+    return "; ".join(f"{key}: {before.get(key)} → {now.get(key)}" for key in different)
+
+
 def save_state(
     folder: Path, method: Method, optimizer: torch.optim.Optimizer, epoch: int, step: int, fingerprint: dict[str, Any]
 ) -> None:
@@ -67,17 +74,14 @@ def load_state(
             metadata = file.metadata()
             tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
         position = int(metadata["epoch"]), int(metadata["step"])
-        saved = flatten(json.loads(metadata["fingerprint"]))
+        changed = changes(json.loads(metadata["fingerprint"]), fingerprint)
     except (SafetensorError, OSError, TypeError, KeyError, ValueError, AttributeError) as error:
         raise UserError(
             f"The training state '{path}' cannot be read ({error}): start anew without --resume."
         ) from error
-    given = flatten(fingerprint)
-    different = [key for key in {**saved, **given} if saved.get(key) != given.get(key)]
-    if different:
-        changes = "; ".join(f"{key}: {saved.get(key)} → {given.get(key)}" for key in sorted(different))
+    if changed:
         raise UserError(
-            f"Cannot resume '{folder}': the run has other settings ({changes}). Start anew without --resume."
+            f"Cannot resume '{folder}': the run has other settings ({changed}). Start anew without --resume."
         )
 
     def part(prefix: str) -> dict[str, Tensor]:
