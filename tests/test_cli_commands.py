@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import shlex
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 import yaml
 
 from anprompt import PromptClassifier
-from helpers_cli import Cli, contents, write_photos
+from helpers_cli import Cli, Refused, contents, write_photos
 
 
 def line_with(text: str, start: str) -> str:
@@ -84,6 +85,23 @@ def test_next_commands_are_ones_that_work(small_clip: Path, photo_folder: Path, 
 
 
 # predict
+
+
+def test_predict_replaces_only_earlier_answers(
+    small_adapter: Path, photo_folder: Path, tmp_path: Path, refused: Refused, cli: Cli
+) -> None:
+    photo, file = tmp_path / "photo.png", tmp_path / "answers.csv"
+    shutil.copy(photo_folder / "test" / "white_cat" / "test-0.png", photo)
+    assert "is the name of a picture: name a file such as 'answers.csv'" in refused(
+        "predict", small_adapter, photo, "--csv", photo
+    )
+    file.write_text("path,label\na.png,cat\n")
+    assert "is not a CSV file that anprompt wrote" in refused("predict", small_adapter, photo, "--csv", file)
+    shutil.copy(photo, tmp_path / "photo")
+    assert "is there already" in refused("predict", small_adapter, photo, "--csv", tmp_path / "photo")
+    file.unlink()
+    for _ in range(2):  # the second time over the first
+        assert cli("predict", small_adapter, photo, "--csv", file).code == 0
 
 
 def test_predict_prints_a_table_and_writes_a_csv(

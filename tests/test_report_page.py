@@ -350,6 +350,14 @@ def test_wrong_usage(line: str, words: str, refused: Refused, small_adapter: Pat
 
 
 @pytest.mark.usefixtures("no_model")
+def test_only_earlier_pages_are_replaced(refused: Refused, small_adapter: Path, tmp_path: Path) -> None:
+    (tmp_path / "notes.html").write_text("<!DOCTYPE html><p>my own notes")
+    message = refused("report", small_adapter, "-o", tmp_path / "notes.html")
+    assert "notes.html' is there already and is not a page that anprompt wrote: name another for --out." in message
+    assert "is the name of a picture" in refused("report", small_adapter, "--out", "new.PNG")
+
+
+@pytest.mark.usefixtures("no_model")
 def test_data_that_have_moved(refused: Refused, small_adapter: Path, tmp_path: Path) -> None:
     folder = tmp_path / "adapter"
     shutil.copytree(small_adapter, folder)

@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -130,6 +130,28 @@ def check_file_writable(file: Path) -> None:
     if file.is_dir():
         raise UserError(f"'{file}' is a folder; give a file for the output.")
     check_writable(file.parent)
+
+
+def check_replaceable(file: Path, option: str, kind: str, usual: str, is_ours: Callable[[str], bool]) -> None:
+    """:func:`check_file_writable`, and :class:`UserError` where something else than an earlier output would be lost.
+
+    kind, usual: what is written, in words and as a file name. is_ours: whether a file's content is such an output.
+    """
+    from anprompt.pictures import IMAGE_SUFFIXES  # brings NumPy and Pillow, which most of this file has no use for
+
+    check_file_writable(file)
+    if file.suffix.lower() in IMAGE_SUFFIXES:
+        raise UserError(
+            f"{option} writes {kind}, and '{file}' is the name of a picture: name a file such as '{usual}'."
+        )
+    if not file.is_file() or not file.stat().st_size:
+        return
+    try:
+        ours = is_ours(file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError):
+        ours = False
+    if not ours:
+        raise UserError(f"'{file}' is there already and is not {kind} that anprompt wrote: name another for {option}.")
 
 
 def sha256_file(path: Path) -> str:

@@ -59,7 +59,7 @@ def report(
 
     from anprompt.analysis.robustness import parse_noises
     from anprompt.classifier import PromptClassifier
-    from anprompt.files import check_file_writable, write_text
+    from anprompt.files import check_replaceable, write_text
     from anprompt.report import console
     from anprompt.report.page.answers import answer
     from anprompt.report.page.given import look_at
@@ -71,7 +71,7 @@ def report(
     for noise in parse_noises(noises):
         if noise.level == "image":
             raise UserError(f"--noises takes noise of texts, and '{noise.name}' is one of pictures.")
-    check_file_writable(Path(out))
+    check_replaceable(Path(out), "--out", "a page", "report.html", _is_page)
     given = look_at(Path(run))
     chosen_split, chosen_subset = split or given.split, subset or given.subset
     source, reason = _source(given, data, data_root)
@@ -106,6 +106,11 @@ def report(
                 console.note(f"not in the page: {part['title']}: {part['missing']}")
         console.say(f"{out}: {document['bytes'] / 1024:,.0f} KiB, made in {document['seconds']:.0f} s")
     return 1 if page.failed else 0
+
+
+def _is_page(text: str) -> bool:
+    """Whether a file is one of these pages: each says how to make it again."""
+    return text.startswith("<!DOCTYPE html>") and "anprompt report " in text
 
 
 def _source(given: Given, data: str | None, data_root: str | None) -> tuple[DataSource | None, str]:

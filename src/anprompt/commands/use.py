@@ -14,6 +14,7 @@ from anprompt.errors import Problems, UserError
 
 if TYPE_CHECKING:
     from anprompt.data import DataSource
+CSV_HEADER = "path,rank,class,probability\n"
 
 
 SHOWN = 5  # classes in a note
@@ -55,7 +56,7 @@ def predict(
     """
     from anprompt.classifier import PromptClassifier
     from anprompt.data import BadImage, decode
-    from anprompt.files import check_file_writable, write_text
+    from anprompt.files import check_replaceable, write_text
     from anprompt.inference import refuse_bad, stream_logits
     from anprompt.inputs import as_pictures
     from anprompt.report import console
@@ -66,7 +67,7 @@ def predict(
     if texts is not None and names is None:
         raise UserError("--texts describes other classes: name them with --classes or --classes-file.")
     if csv is not None:
-        check_file_writable(Path(csv))
+        check_replaceable(Path(csv), "--csv", "a CSV file", "answers.csv", lambda text: text.startswith(CSV_HEADER))
     entries = as_pictures(inputs)
     estimator = PromptClassifier.load(adapter, backbone, device=device, texts=texts, bad_images=bad_images)
     view = estimator if names is None else estimator.with_classes(names)
@@ -130,7 +131,7 @@ def class_list(classes: str | None, classes_file: str | None) -> list[str] | Non
 def _as_csv(rows: list[dict[str, Any]]) -> str:
     text = io.StringIO()
     writer = csv_format.writer(text, lineterminator="\n")
-    writer.writerow(["path", "rank", "class", "probability"])
+    text.write(CSV_HEADER)
     for row in rows:
         for rank, guess in enumerate(row["predictions"], start=1):
             writer.writerow([row["path"], rank, guess["class"], f"{guess['probability']:.6f}"])
