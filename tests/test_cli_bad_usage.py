@@ -43,6 +43,7 @@ USAGE = [
     ("fit d --method anpromt", "Unknown method 'anpromt'. Did you mean 'anprompt'?"),
     ("fit d --preset papr", "Unknown anprompt preset 'papr'. Did you mean 'paper'?"),
     ("fit d --options.alhpa 1", "Options of method 'anprompt': unknown option 'alhpa'. Did you mean 'alpha'?"),
+    ("fit d --options.alpha -1", "'alpha' must be at least 0 (got -1)"),
     ("fit d --options.alpha x", "'alpha' must be a number (got 'x')"),
     ("fit d --options.theta 2", "'theta' must be at least 0 and at most 1 (got 2)"),
     ("fit d --options.gamma sdt", "'gamma' must be one of std, log, mean, entropy. Did you mean 'std'?"),

@@ -64,7 +64,7 @@ def test_a_run_says_whether_it_continues(small_clip: Path, photo_folder: Path, t
     line = ("fit", photo_folder, "--backbone", small_clip, "--method", "zero-shot", "--out", tmp_path / "a")
     code, out, err = cli(*line, "--resume")
     assert (code, "starts at the beginning" in err) == (0, True)
-    assert out.splitlines()[0].startswith("Learned 4 classes from 32 photos in ")
+    assert out.splitlines()[0].startswith("Nothing had to be learned to tell 4 classes apart: done in ")
     state = tmp_path / "b" / "training" / "state.safetensors"
     state.parent.mkdir(parents=True)
     state.write_bytes(b"")
@@ -102,6 +102,18 @@ def test_predict_replaces_only_earlier_answers(
     file.unlink()
     for _ in range(2):  # the second time over the first
         assert cli("predict", small_adapter, photo, "--csv", file).code == 0
+
+
+def test_an_adapter_in_the_wrong_place_is_recognised(small_adapter: Path, photo_folder: Path, refused: Refused) -> None:
+    for command in ("predict", "evaluate"):
+        message = refused(command, photo_folder, small_adapter)
+        assert f"'{small_adapter}' is one: the adapter comes first, as in anprompt {command}" in message.replace(
+            "\n", " "
+        )
+    document, photo = small_adapter / "adapter.json", photo_folder / "test" / "white_cat" / "test-0.png"
+    assert f"is a file: give the folder of the adapter, such as '{small_adapter}'" in refused(
+        "predict", document, photo
+    )
 
 
 def test_predict_prints_a_table_and_writes_a_csv(

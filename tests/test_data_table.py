@@ -111,6 +111,13 @@ def test_listed_classes_and_rows_must_agree(folder: Path) -> None:
     assert "class 'b' is listed in its first line but has no row" in refusal(jsonl)
 
 
+def test_spreadsheets_that_write_semicolons(folder: Path) -> None:
+    source = open_data(write(folder / "t.csv", "path;label;split", "p/0.png;car, red;train", "p/1.png;bus;train",
+                             "p/2.png;bus;test", "p/3.png;car, red;test"))  # fmt: skip
+    assert source.classes == ("bus", "car, red")
+    assert {split: len(items) for split, items in source.splits.items()} == {"train": 2, "test": 2}
+
+
 def test_class_names_that_clash(folder: Path) -> None:
     message = refusal(write(folder / "t.csv", "path,label", "p/0.png,Sea Lion", "p/1.png,dog", "p/2.png,sea_lion"))
     assert "'Sea Lion' (line 2) and 'sea lion' (line 4) are one class name" in message

@@ -99,6 +99,8 @@ def read_document(folder: str | Path) -> dict[str, Any]:
     if not folder.exists():
         near = [other.name for other in folder.parent.iterdir()] if folder.parent.is_dir() else []
         raise UserError(f"There is no adapter folder '{folder}'.{did_you_mean(folder.name, near)}")
+    if folder.is_file():
+        raise UserError(f"'{folder}' is a file: give the folder of the adapter, such as '{folder.parent}'.")
     if not path.is_file():
         raise UserError(
             f"'{folder}' is not an adapter: it has no {DOCUMENT}. 'anprompt fit … --out FOLDER' writes one."

@@ -288,9 +288,8 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         trained = () if self._elsewhere(source) else self.method_.class_names
         missing = [n for n in chosen if not (n in known.main or n in trained or view.method_.is_kept(n))]
         if missing and "descriptions" in self.method_.needs:
-            note(
-                f"{len(missing)} of {len(chosen)} classes have no descriptions and use the template: {listed(missing)}"
-            )
+            without = f"{len(missing)} of {len(chosen)} classes have no descriptions and use the template"
+            note(f"{without}: {listed(missing)}; 'anprompt describe' makes some")
         view.about_, view.record_ = _labelled(self.about_, labels), self.record_
         return view
 

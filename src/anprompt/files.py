@@ -154,6 +154,12 @@ def check_replaceable(file: Path, option: str, kind: str, usual: str, is_ours: C
         raise UserError(f"'{file}' is there already and is not {kind} that anprompt wrote: name another for {option}.")
 
 
+def csv_delimiter(text: str) -> str:
+    """``;`` if the first line has it and no comma, as spreadsheets in much of Europe write CSV; else a comma."""
+    header = text.partition("\n")[0]
+    return ";" if ";" in header and "," not in header else ","
+
+
 def sha256_file(path: Path) -> str:
     """SHA-256 of a file, hexadecimal."""
     with path.open("rb") as file:

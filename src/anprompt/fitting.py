@@ -188,7 +188,7 @@ def prepare(
     if "descriptions" in kind.needs and missing:
         note(
             f"{len(missing)} of {len(source.classes)} classes have no descriptions and use the template instead: "
-            f"{listed(missing)}"
+            f"{listed(missing)}; 'anprompt describe' makes some"
         )
     photos = FrozenPhotos(images, backbone, seed)
     method = methods.create(asked.method, backbone, source.classes, texts=bank, photos=photos, **common)

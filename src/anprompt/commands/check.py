@@ -150,6 +150,7 @@ def _document(source: DataSource, shots: int, wording: str, bank: DescriptionBan
 
 
 def _say_counts(source: DataSource, document: dict[str, Any], bank: DescriptionBank, shots: int) -> None:
+    from anprompt.commands.lists import counted
     from anprompt.report import console
     from anprompt.settings import listed
 
@@ -157,7 +158,8 @@ def _say_counts(source: DataSource, document: dict[str, Any], bank: DescriptionB
     columns = ["class", *source.splits, *(("main texts", "noise texts") if described else ())]
     rows = [(name, *row.values())[: len(columns)] for name, row in document["classes"].items()]
     photos = sum(map(len, source.splits.values()))
-    console.table(f"{source.name}: {len(source.classes)} classes, {photos} photos", columns, rows, columns[1:])
+    title = f"{source.name}: {len(source.classes)} classes, {counted(photos, 'photo')}"
+    console.table(title, columns, rows, columns[1:])
     if source.own_split and source.benchmark is None:
         console.say("No test split was given: a fixed 30 % of each class is held out, and results say so.")
     if short := document["fewer_than_shots"]:

@@ -56,7 +56,7 @@ def compare(
 
     from anprompt import methods as known
     from anprompt.commands.bench import carry_out_with_bars, say_failures
-    from anprompt.commands.lists import cores_each, names_in, numbers_in
+    from anprompt.commands.lists import cores_each, counted, names_in, numbers_in
     from anprompt.files import check_writable
     from anprompt.protocols import Asked, Bench, declare
     from anprompt.protocols.benchmark import Machines
@@ -87,7 +87,7 @@ def compare(
         return say_failures(failures)
     rows = [_row(entrant) for entrant in sorted(entrants, key=lambda e: entered.index(e.method))]
     columns = ("method", "all %", "base %", "new %", "HM", "training", "memory MiB", "adapter KiB", "learnable")
-    heading = f"{data}: {shots} photos of each class, {len(drawn)} seeds, recipe {recipe}"
+    heading = f"{data}: at most {counted(shots, 'photo')} of each class, {counted(len(drawn), 'seed')}, recipe {recipe}"
     console.table(heading, columns, rows, columns[1:], spare=("adapter KiB", "memory MiB", "learnable", "training"))
     rest = "base, new: trained on the base half" if halves else "halves, base and new, need 4 classes or more"
     for sentence in (*said, f"all: trained and tested on all classes; {rest}; ± over seeds."):

@@ -78,8 +78,10 @@ def fit(
     given = {name: value for name, value in locals().items() if name not in NOT_SETTINGS}
 
     from anprompt.classifier import PromptClassifier
+    from anprompt.commands.lists import counted
     from anprompt.files import check_writable, write_text
     from anprompt.inputs import as_source
+    from anprompt.protocols.declare import learns
     from anprompt.report import console
     from anprompt.results import write_record
     from anprompt.settings import cache_for
@@ -136,10 +138,11 @@ def fit(
         console.print_json(record)
         return 0
     seconds = sum(record["timings"].values())
-    console.say(
-        f"Learned {len(estimator.classes_)} classes from {record['data']['images']} photos in {seconds:.0f} s "
-        f"({method}, preset {config['preset']})."
-    )
+    number = len(estimator.classes_)
+    done = f"Learned {number} classes from {counted(record['data']['images'], 'photo')}"
+    if not learns(method):
+        done = f"Nothing had to be learned to tell {number} classes apart: done"
+    console.say(f"{done} in {seconds:.0f} s ({method}, preset {config['preset']}).")
     console.say(f"Adapter, {record['adapter_bytes'] / 1024:,.0f} KiB: {folder}")
     where = shlex.quote(data) + (f" --data-root {shlex.quote(data_root)}" if data_root else "")
     for number, chosen in enumerate(("base", "new") if subset == "base" else (subset,)):

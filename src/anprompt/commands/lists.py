@@ -25,6 +25,11 @@ def numbers_in(option: str, text: str | None) -> list[int]:
     return numbers
 
 
+def counted(number: int, what: str) -> str:
+    """``1 photo``, ``1,200 photos``."""
+    return f"{number:,} {what}{'' if number == 1 else 's'}"
+
+
 def cores_each(jobs: int, threads: int | None) -> int | None:
     """Cores of each of several runs, from ``--jobs`` and ``--threads``; ``None``: all, for a single one."""
     if jobs < 1 or (threads is not None and threads < 1):

@@ -101,9 +101,13 @@ def report(
     if json:
         console.print_json(document)
     else:
+        reasons: dict[str, list[str]] = {}
         for part in parts:
             if part["missing"]:
-                console.note(f"not in the page: {part['title']}: {part['missing']}")
+                reasons.setdefault(part["missing"].rstrip("."), []).append(part["title"])
+        if reasons:
+            listed = "; ".join(f"{', '.join(titles)} ({reason})" for reason, titles in reasons.items())
+            console.note(f"not in the page: {listed}")
         console.say(f"{out}: {document['bytes'] / 1024:,.0f} KiB, made in {document['seconds']:.0f} s")
     return 1 if page.failed else 0
 

@@ -268,6 +268,7 @@ def _write(folder: Path, document: dict[str, Any]) -> list[str]:
 
 
 def _say(document: dict[str, Any], written: list[str]) -> None:
+    from anprompt.commands.lists import counted
     from anprompt.report import console
 
     data, config, rows = document["data"], document["config"], document["rows"]
@@ -290,7 +291,7 @@ def _say(document: dict[str, Any], written: list[str]) -> None:
     columns = ("method", "noise", "right %", "right % with noise", "TS", "LPR", "AS, points")
     console.table(
         f"{data['name']}: {data['classes']} classes, {data['images']} of {data['of']} test photos (at most "
-        f"{config['samples']} a class), {config['wordings']} wordings a noise",
+        f"{config['samples']} a class), {counted(config['wordings'], 'wording')} of each noise",
         columns, shown, columns[2:],
     )  # fmt: skip
     hurting = sorted((entry | {"row": row} for row in rows for entry in row["per_class"] if entry["harm"] > 0),

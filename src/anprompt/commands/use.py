@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import csv as csv_format
 import io
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Optional
 
-from anprompt.errors import Problems, UserError
+from anprompt.commands.lists import counted
+from anprompt.errors import Problems, UserError, unknown_name
 
 if TYPE_CHECKING:
     from anprompt.data import DataSource
@@ -68,6 +70,7 @@ def predict(
         raise UserError("--texts describes other classes: name them with --classes or --classes-file.")
     if csv is not None:
         check_replaceable(Path(csv), "--csv", "a CSV file", "answers.csv", lambda text: text.startswith(CSV_HEADER))
+    _check_order(adapter, inputs, "predict")
     entries = as_pictures(inputs)
     estimator = PromptClassifier.load(adapter, backbone, device=device, texts=texts, bad_images=bad_images)
     view = estimator if names is None else estimator.with_classes(names)
@@ -97,8 +100,18 @@ def predict(
     ]
     console.table("", ("photo", "class", "%"), shown, numeric=("%",))
     if csv is not None:
-        console.say(f"{len(rows)} photos: {csv}")
+        console.say(f"{counted(len(rows), 'photo')}: {csv}")
     return 0
+
+
+def _check_order(adapter: str, others: Sequence[str], command: str) -> None:
+    """Refuse photos where the adapter belongs and an adapter where photos belong."""
+    from anprompt.adapter import DOCUMENT
+
+    swapped = [other for other in others if (Path(other) / DOCUMENT).is_file()]
+    if swapped and Path(adapter).exists() and not (Path(adapter) / DOCUMENT).is_file():
+        line = shlex.join(["anprompt", command, swapped[0], adapter])
+        raise UserError(f"'{adapter}' is no adapter, but '{swapped[0]}' is one: the adapter comes first, as in {line}")
 
 
 def class_list(classes: str | None, classes_file: str | None) -> list[str] | None:
@@ -264,6 +277,7 @@ def evaluate(
     from anprompt.settings import cache_for
 
     opened = cache_for(cache, cache_limit)
+    _check_order(adapter, [data], "evaluate")
     source = _prepared(data, data_root, split or "test", record)
     estimator = PromptClassifier.load(
         adapter, backbone, device=device, texts=texts, bad_images=bad_images, cache=opened

@@ -14,6 +14,7 @@ from anprompt.data.assemble import SPLIT_NAMES, build_source, canonical_name, ch
 from anprompt.data.matching import SHOWN_FILES
 from anprompt.data.source import DataSource
 from anprompt.errors import Problems, UserError, did_you_mean
+from anprompt.files import csv_delimiter
 
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".jsonl"})
 # Of several that are there, the first counts: in `path,label,class_name` the label is usually a number.
@@ -143,7 +144,7 @@ def _pick_column(file: Path, kind: str, allowed: tuple[str, ...], there: list[st
 
 
 def _read_csv(file: Path, text: str, problems: Problems) -> Iterator[Row]:
-    delimiter = "\t" if file.suffix.lower() == ".tsv" else ","
+    delimiter = "\t" if file.suffix.lower() == ".tsv" else csv_delimiter(text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         header = [name.strip().lower() for name in next(reader, [])]

@@ -75,8 +75,8 @@ def build_options(cls: type[T], given: Mapping[str, Any], owner: str) -> T:
             continue
         low, high = fields[name].metadata.get("low"), fields[name].metadata.get("high")
         if (low is not None and values[name] < low) or (high is not None and values[name] > high):
-            upper = f"at most {high}" if high is not None else "above"
-            problems.add(f"'{name}' must be at least {low} and {upper} (got {value!r})")
+            bounds = [f"at least {low}" if low is not None else "", f"at most {high}" if high is not None else ""]
+            problems.add(f"'{name}' must be {' and '.join(filter(None, bounds))} (got {value!r})")
     problems.raise_if_any()
     return cls(**values)
 

@@ -53,7 +53,8 @@ class Comparison:
     def verdict(self) -> str:
         """What follows from the numbers, in a sentence."""
         if self.mean is None or self.p_value is None:
-            return f"Too few pairs that differ to conclude anything: at least {FEWEST} are needed."
+            needed = f"at least {FEWEST} are needed (a pair: both on the same data with the same seed)"
+            return f"Too few pairs that differ to conclude anything: {needed}."
         verdict = "The difference may be chance"
         if self._agree(self.mean) and self.p_value < LEVEL:
             verdict = f"{self.first if self.mean > 0 else self.second} is better by more than chance explains"

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from anprompt.errors import Problems, UserError, unknown_name
-from anprompt.files import write_json, write_text
+from anprompt.files import csv_delimiter, write_json, write_text
 from anprompt.text.bank import DescriptionBank
 
 KINDS = ("main", "noise")
@@ -60,7 +60,7 @@ def _grouped(rows: Iterable[tuple[str | None, str, str]]) -> _Pairs:
 
 
 def _from_csv(text: str, problems: Problems, where: str) -> Any:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=csv_delimiter(text))
     columns = [name.strip().lower() for name in reader.fieldnames or ()]
     if missing := [name for name in ("class", "sentence") if name not in columns]:
         raise ValueError(f"its first line must name the columns class and sentence; {' and '.join(missing)} is missing")
