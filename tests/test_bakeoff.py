@@ -44,7 +44,7 @@ def test_advice_says_no_more_than_the_numbers() -> None:
     few = advice([entrant("a", [80, 81], 9), entrant("b", [70, 72], 9)])
     assert few == [
         "For the classes at hand, a is ahead (accuracy on all classes 80.5 %, b 71.0 %). Too few pairs that differ to "
-        "conclude anything: at least 6 are needed."
+        "conclude anything: at least 6 are needed (a pair: both on the same data with the same seed)."
     ]
     assert advice([entrant("a", [100], 9), entrant("b", [100], 9)]) == [
         "For the classes at hand, a and b are equal (accuracy on all classes 100.0 %)."
