@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Optional
 
 from anprompt.commands.lists import counted
-from anprompt.errors import Problems, UserError, unknown_name
+from anprompt.errors import Problems, UserError
 
 if TYPE_CHECKING:
     from anprompt.data import DataSource
