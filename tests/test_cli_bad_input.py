@@ -148,7 +148,7 @@ def test_bad_images_stop_or_are_skipped_in_use(
 ) -> None:
     inputs = damaged / "test" if command == "predict" else damaged
     old = tmp_path / "old"
-    old.write_text("an earlier result")
+    old.write_text("path,rank,class,probability\n")
     line = (command, small_adapter, inputs, "--csv" if command == "predict" else "--record", old)
     message = refused(*line)
     assert "4 of 12 pictures cannot be used" in message
@@ -306,7 +306,7 @@ def test_a_full_disk_while_saving(
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("anprompt.files.os.fsync", full)
-    Path("answers.csv").write_text("old answers")
+    Path("answers.csv").write_text("path,rank,class,probability\n")
     code, out, err = refused.cli("fit", photo_folder, "--backbone", small_clip, *ZERO)
     assert (code, out) == (2, "")
     assert "No space left on device; what was there before is untouched." in err

@@ -27,7 +27,7 @@ def test_the_command(cli: Cli, photo_folder: Path, small_adapter: Path, tmp_path
             "--noises", "identity,drop,blur"]  # fmt: skip
     code, printed, err = cli(*line, "--out", tmp_path / "out")
     assert code == 0, err
-    assert "4 classes, 8 of 16 test photos (at most 2 a class), 2 wordings a noise" in printed
+    assert "4 classes, 8 of 16 test photos (at most 2 a class), 2 wordings of each noise" in printed
     assert "zero-shot, descriptions" in printed
     assert "Synonyms: " in printed
     written = {path.name for path in (tmp_path / "out").iterdir()}
