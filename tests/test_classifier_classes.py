@@ -149,7 +149,7 @@ def test_classes_without_descriptions_are_noted(backbone: Backbone, photo_folder
 
 
 def test_fewer_photos_than_shots_are_all_used_and_noted(backbone: Backbone, photo_folder: Path) -> None:
-    made = estimator(backbone, method="zero-shot", shots=9)
+    made = estimator(backbone, method="linear-probe", shots=9, recipe={"epochs": 1})
     with pytest.warns(Note, match=r"4 of 4 classes have fewer than 9 photos and give all: blue star \(8\), green"):
         made.fit(photo_folder)
     assert made.about_["data"]["images"] == 32

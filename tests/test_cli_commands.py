@@ -61,9 +61,12 @@ def test_resuming_a_finished_run_says_so(
 
 
 def test_a_run_says_whether_it_continues(small_clip: Path, photo_folder: Path, tmp_path: Path, cli: Cli) -> None:
-    line = ("fit", photo_folder, "--backbone", small_clip, "--method", "zero-shot", "--out", tmp_path / "a")
+    probe = ("--method", "linear-probe", "--recipe.epochs", "1")
+    line = ("fit", photo_folder, "--backbone", small_clip, *probe, "--out", tmp_path / "a")
     code, out, err = cli(*line, "--resume")
     assert (code, "starts at the beginning" in err) == (0, True)
+    assert out.startswith("Learned 4 classes from 32 photos in ")
+    code, out, _ = cli("fit", photo_folder, "--backbone", small_clip, "--method", "zero-shot", "--out", tmp_path / "0")
     assert out.splitlines()[0].startswith("Nothing had to be learned to tell 4 classes apart: done in ")
     state = tmp_path / "b" / "training" / "state.safetensors"
     state.parent.mkdir(parents=True)

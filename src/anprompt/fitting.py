@@ -184,14 +184,14 @@ def prepare(
     drawn = _draw(whole, asked.subset, shots, seed) if needed else []
     images, used = _read(source, drawn, backbone.transform.crop, recipe, asked.bad_images, progress)
 
+    photos = FrozenPhotos(images, backbone, seed)
+    method = methods.create(asked.method, backbone, source.classes, texts=bank, photos=photos, **common)
     missing = [name for name in source.classes if name not in bank.main]
-    if "descriptions" in kind.needs and missing:
+    if missing and ("descriptions" in kind.needs or method.used_texts(source.classes).main):
         note(
             f"{len(missing)} of {len(source.classes)} classes have no descriptions and use the template instead: "
             f"{listed(missing)}; 'anprompt describe' makes some"
         )
-    photos = FrozenPhotos(images, backbone, seed)
-    method = methods.create(asked.method, backbone, source.classes, texts=bank, photos=photos, **common)
     settings = {
         "method": asked.method,
         "preset": preset_name,

@@ -98,7 +98,7 @@ def check(
             gone = sorted({item.name for item in items if item.label not in readable})
             lost += [f"'{name}' in {split}" for name in gone]
             seen += [(split, *read) for read in good]
-    findings = [*lint_names(source.classes), *lint_pictures(source, seen)]
+    findings = [*lint_names(source.classes), *lint_pictures(source, seen), *_untested(source)]
     too_long = None if model is None else _too_long(model, wording, source.classes, bank)
     if model is not None and too_long is None:
         findings += lint_class_texts(model, wording, source.classes)
@@ -250,6 +250,19 @@ def _say_split_counts(found: Survey) -> None:
     ]
     columns = ("split", "photos", "listed", "published")
     console.table("", columns, rows, columns[1:])
+
+
+def _untested(source: DataSource) -> list[Finding]:
+    """A warning about classes that no accuracy will tell of."""
+    from anprompt.errors import Finding
+
+    tested = {item.label for item in source.splits.get("test", ())}
+    names = [name for label, name in enumerate(source.classes) if label not in tested]
+    if not names or not tested:
+        return []
+    what = "class has no test photo" if len(names) == 1 else "classes have no test photo"
+    why, do = "Accuracy says nothing about them", "add some, or more photos from which some are held out"
+    return [Finding("untested", f"{len(names)} {what}", why, do, [f"'{name}'" for name in names], names)]
 
 
 def _to_read(source: DataSource, photos: Photos) -> dict[str, list[Item]]:
