@@ -16,7 +16,16 @@ import torch
 from anprompt import PromptClassifier, load_backbone
 from anprompt.adapter import read_document
 from anprompt.clip import Backbone, precision
-from anprompt.clip.precision import CLEARLY, FEW, NARROW, ROWS, Choice, choose_precision, precision_of_adapter
+from anprompt.clip.precision import (
+    CLEARLY,
+    FEW,
+    NARROW,
+    ROWS,
+    Choice,
+    choose_precision,
+    precision_of_adapter,
+    suitable_threads,
+)
 from anprompt.data import open_data
 from anprompt.errors import UserError
 from anprompt.settings import Note
@@ -229,7 +238,7 @@ def test_a_resumed_run_keeps_the_precision_of_the_interrupted_one(
     resumed, said = fitted(tmp_path / "cut", photo_folder, resume=True, epochs=2)
     assert said == []
     assert resumed.record_["precision"]["towers"] == "bf16"
-    assert resumed.record_["steps"] == 2
+    assert resumed.record_["steps"] == 4, "of the whole run"
     assert all(a.equal(b) for a, b in zip(resumed.method_.parameters(), whole.method_.parameters(), strict=True))
     with pytest.raises(UserError, match=r"precision: bf16 → fp32; recipe\.precision: auto → fp32"):
         fitted(tmp_path / "cut", photo_folder, resume=True, epochs=2, precision="fp32")
@@ -274,3 +283,21 @@ def test_an_adapter_trained_in_bf16_answers_alike_in_fp32(tmp_path: Path) -> Non
     assert not torch.equal(rough_logits, logits)
     assert (rough_logits.argmax(dim=1) == logits.argmax(dim=1)).float().mean() >= 0.95
     assert (rough_logits.softmax(dim=1) - logits.softmax(dim=1)).abs().mean() < 0.005
+
+
+def test_narrow_towers_run_in_one_thread_and_wide_ones_in_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    narrow = random_backbone()
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    try:
+        with suitable_threads(narrow):
+            assert torch.get_num_threads() == 1
+        assert torch.get_num_threads() == 2
+        with pytest.raises(ZeroDivisionError), suitable_threads(narrow):
+            raise ZeroDivisionError
+        assert torch.get_num_threads() == 2
+        monkeypatch.setattr("anprompt.clip.precision.NARROW", 1)
+        with suitable_threads(narrow):
+            assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from anprompt import methods
 from anprompt.adapter import round_to_storage
 from anprompt.clip.cache import ActivationCache
-from anprompt.clip.precision import Choice, choose_precision
+from anprompt.clip.precision import Choice, choose_precision, suitable_threads
 from anprompt.data import DataSource, Item, draw_few_shot, short_classes
 from anprompt.errors import UserError
 from anprompt.files import locked, sha256_json
@@ -89,7 +89,8 @@ class Fit:
                     progress("training", epoch * steps + step + 1, recipe.epochs * steps, shown)
 
             alone = nullcontext() if self.folder is None else locked(self.folder / ".lock", f"'{self.folder}'")
-            with alone, self.memory.applied(method.backbone), caching(self.cache, method.backbone):
+            backbone = method.backbone
+            with alone, self.memory.applied(backbone), caching(self.cache, backbone), suitable_threads(backbone):
                 self.result = train(
                     method, self.images, recipe, seed=self.settings["seed"], folder=self.folder, resume=self.resume,
                     fingerprint={**self.settings, "precision": self.precision.precision}, report=report,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
+from anprompt.clip.precision import suitable_threads
 from anprompt.data import BadImage, decoding_threads
 from anprompt.errors import Problems
 from anprompt.pictures import SKIP
@@ -61,7 +62,8 @@ def stream_logits(
 
     def forward(loaded: list[Tensor]) -> Tensor:
         pixels = transform.normalise(torch.stack(loaded))
-        return (compute or method.logits)(pixels.to(method.backbone.device)).float().cpu()
+        with suitable_threads(method.backbone):
+            return (compute or method.logits)(pixels.to(method.backbone.device)).float().cpu()
 
     size, done = batch or FEW, 0  # done: batches
     iterator = iter(items)

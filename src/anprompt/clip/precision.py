@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -49,7 +50,7 @@ def choose_precision(asked: str, backbone: Backbone, kept: str | None = None) ->
     if kept is not None:
         return Choice(kept)
     device, config = backbone.device, backbone.config
-    if max(config.vision.width, config.text.width) < NARROW:
+    if is_narrow(backbone):
         return Choice("fp32")
     if device.type == "cuda":
         if torch.cuda.is_bf16_supported(including_emulation=False):
@@ -143,3 +144,22 @@ def _block(config: TowerConfig, device: torch.device, dtype: torch.dtype) -> Blo
     for linear in block.linears:
         linear.to(dtype)
     return block
+
+
+def is_narrow(backbone: Backbone) -> bool:
+    """Whether both towers are so narrow that the size of single operations, not of products, decides the time."""
+    return max(backbone.config.vision.width, backbone.config.text.width) < NARROW
+
+
+@contextlib.contextmanager
+def suitable_threads(backbone: Backbone) -> Iterator[None]:
+    """One thread for narrow towers on a CPU: more were no faster on an idle machine, and many times slower on one whose
+    cores other programs use as well."""
+    before = torch.get_num_threads()
+    if before > 1 and backbone.device.type == "cpu" and is_narrow(backbone):
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        if torch.get_num_threads() != before:
+            torch.set_num_threads(before)
