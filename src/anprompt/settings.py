@@ -43,7 +43,7 @@ def listed(names: list[str], limit: int = 5) -> str:
     """The first few ``names``, or sentences without their ends, in one line, and how many more there are."""
     shown = names if len(names) == limit + 1 else names[:limit]  # "and 1 more" is no shorter than a name
     more = f" and {len(names) - len(shown)} more" if len(shown) < len(names) else ""
-    return ", ".join(name.rstrip(".") for name in shown) + more
+    return ", ".join(shown) + more
 
 
 def benchmark_options(method: str, preset: str, benchmark: str | None) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any, Literal, Optional
 
 from anprompt.errors import UserError
@@ -79,7 +79,7 @@ def fit(
 
     from anprompt.classifier import PromptClassifier
     from anprompt.commands.lists import counted
-    from anprompt.files import check_writable, write_text
+    from anprompt.files import check_writable, remove_parts, write_text
     from anprompt.inputs import as_source
     from anprompt.protocols.declare import learns
     from anprompt.report import console
@@ -124,6 +124,7 @@ def fit(
                 keep_config()  # all input is checked by now: nothing is written for a run that cannot start
             progress(stage, done, total, numbers)
 
+        remove_parts(folder / CONFIG)
         if not resume:
             (folder / CONFIG).unlink(missing_ok=True)
         estimator.fit(source, folder=folder / TRAINING, resume=resume, progress=show)
@@ -230,7 +231,7 @@ def demo(out: str = "anprompt-demo", seeds: int = 1, data: str = "toyworld:night
     console.say("base: classes it was tuned on; new: classes it never saw; HM: harmonic mean\n")
     written = {**record["written"], "adapter": f"{record['written']['adapter']}  "
                f"({record['adapter_bytes'] / 1024:,.0f} KiB)"}  # fmt: skip
-    console.facts(written.items())
+    console.facts((name, PurePath(place)) for name, place in written.items())
     console.say(f"all in         {record['seconds']:.0f} s")
     console.say("\nNow with your own photos, one folder per class, and a real CLIP:")
     console.say("  anprompt fit PHOTOS --backbone openai/clip-vit-base-patch16 --out my-adapter")

@@ -98,8 +98,13 @@ def fitted(grid: Grid, width: int) -> tuple[Table, str]:
 
 
 def unbroken(grid: Grid, width: int) -> Table:
-    """The table in ``width`` characters, or more if words and numbers need it: nothing is broken or left out."""
-    return drawn(grid, grown(grid.least(), grid.most(), width))
+    """The table in ``width`` characters, or more if words and numbers need it: nothing is broken or left out.
+
+    Only long texts go over several lines, so that a class name stays beside its number for whoever reads line by line.
+    """
+    short = [max([1, *(n for cell in cells if (n := cell_len(cell)) <= WORD)]) for cells in grid.columns()]
+    least = [max(pair) for pair in zip(grid.least(), short, strict=True)]
+    return drawn(grid, grown(least, grid.most(), width))
 
 
 def total(widths: Sequence[int]) -> int:

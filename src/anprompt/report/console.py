@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import PurePath
 from typing import Any
 
 from rich.console import Console, RenderableType
@@ -86,12 +87,12 @@ def width_and_style() -> tuple[int, bool]:
 
 
 def facts(pairs: Iterable[tuple[str, Any]]) -> None:
-    """Print ``name   value`` lines to stdout; lists are joined, ``None`` is shown as a dash."""
+    """Print ``name   value`` lines to stdout; lists are joined, ``None`` is shown as a dash, paths are not broken."""
     shown = [(name, ", ".join(map(str, value)) if isinstance(value, list) else value) for name, value in pairs]
     width = max(len(name) for name, _ in shown)
     for name, value in shown:
         line = f"{name:{width}}  {'–' if value in (None, '') else value}"
-        say(prose(line, width + 2))
+        say(line if isinstance(value, PurePath) else prose(line, width + 2))  # a path is to be copied
 
 
 def _numbers(terms: dict[str, float]) -> str:
