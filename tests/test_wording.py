@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from anprompt.commands.lists import counted
+from anprompt.pictures import BadImage
 from anprompt.settings import listed
 from anprompt.text.bank_files import load_bank
 
@@ -16,7 +17,7 @@ def test_one_is_no_plural() -> None:
 def test_lists_name_all_or_say_how_many_more_there_are() -> None:
     assert listed(list("abcdef")) == "a, b, c, d, e, f"
     assert listed(list("abcdefg")) == "a, b, c, d, e and 2 more"
-    assert listed(["a.png: no picture.", "b.png: no picture."]) == "a.png: no picture, b.png: no picture"
+    assert listed([BadImage(name, "no picture").short for name in "ab"]) == "a: no picture, b: no picture"
 
 
 def test_descriptions_with_semicolons(tmp_path: Path) -> None:

@@ -168,7 +168,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if stop:
             refuse_bad(bad, len(entries))
         if bad:
-            shown = listed([str(error).rstrip(".") for error in bad])
+            shown = listed([error.short for error in bad])
             note(f"{len(bad)} of {len(entries)} pictures cannot be read and get no answer (NaN or None): {shown}")
         return rows
 
@@ -236,9 +236,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if self.bad_images == "stop":
             refuse_bad(bad, len(items))
         if bad:
-            note(
-                f"{len(bad)} of {len(items)} pictures are left out: {listed([str(error).rstrip('.') for error in bad])}"
-            )
+            note(f"{len(bad)} of {len(items)} pictures are left out: {listed([error.short for error in bad])}")
         return {
             **evaluate_predictions(truth, guesses, source.classes),
             "classes": list(source.classes),

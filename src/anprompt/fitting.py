@@ -238,5 +238,5 @@ def _read(
 
     images, used, bad = read_images(source, drawn, crop, on_bad, checked, crop_scale=recipe.crop_scale)
     if bad:
-        note(f"{len(bad)} unreadable photos are left out: {listed([str(error).rstrip('.') for error in bad])}")
+        note(f"{len(bad)} unreadable photos are left out: {listed([error.short for error in bad])}")
     return images, used

@@ -30,9 +30,9 @@ class BadImage(UserError):
     """A picture that cannot be decoded; ``path`` says which (or what it came from), ``reason`` why."""
 
     def __init__(self, path: str, reason: str) -> None:
-        super().__init__(f"{path}: {reason}.")
-        self.path = path
-        self.reason = reason
+        self.path, self.reason = path, reason
+        self.short = f"{path}: {reason}"  # without the full stop, for lists
+        super().__init__(f"{self.short}.")
 
 
 def is_image_name(name: str) -> bool:
