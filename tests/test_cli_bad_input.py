@@ -149,7 +149,7 @@ def test_bad_images_stop_or_are_skipped_in_use(
 ) -> None:
     inputs = damaged / "test" if command == "predict" else damaged
     old = tmp_path / "old"
-    old.write_text("path,rank,class,probability\n")
+    old.write_text("path,rank,class,probability\n" if command == "predict" else '{"record_version": 1}')
     line = (command, small_adapter, inputs, "--csv" if command == "predict" else "--record", old)
     message = refused(*line)
     assert "4 of 12 pictures cannot be used" in message
@@ -159,7 +159,11 @@ def test_bad_images_stop_or_are_skipped_in_use(
     assert all_listed(err, damaged / "test")
     document = json.loads(out)
     assert (len(document["results"]) if command == "predict" else document["images"]) == 8
-    assert old.read_text() != "an earlier result"
+    assert len(old.read_text()) > 100, "an earlier result is replaced"
+    notes = tmp_path / "notes.txt"
+    notes.write_text("mine")
+    assert "notes.txt' is there already and is not" in refused(*line[:-1], notes)
+    assert notes.read_text() == "mine"
 
 
 def test_bad_images_are_listed_by_check(damaged: Path, cli: Cli) -> None:

@@ -16,6 +16,7 @@ from anprompt.errors import Problems, UserError
 
 if TYPE_CHECKING:
     from anprompt.data import DataSource
+RECORD_KEY = '"record_version"'
 CSV_HEADER = "path,rank,class,probability\n"
 
 
@@ -187,11 +188,11 @@ def _print_evaluation(
 
 def _prepared(data: str, data_root: str | None, split: str, record: str | None) -> DataSource:
     """Open the data and check what needs no model."""
-    from anprompt.files import check_file_writable
+    from anprompt.files import check_replaceable
     from anprompt.inputs import as_source
 
     if record is not None:
-        check_file_writable(Path(record))
+        check_replaceable(Path(record), "--record", "a record", "evaluation.json", lambda text: RECORD_KEY in text)
     source = as_source(data, data_root=data_root)
     source.items(split)
     return source
