@@ -17,10 +17,10 @@ class UserError(Exception):
     """
 
 
-def nearest(name: str, allowed: Iterable[str]) -> str | None:
-    """Return the allowed name nearest to ``name``, or ``None`` if none is near."""
+def nearest(name: str, allowed: Iterable[str], like: float = LIKE) -> str | None:
+    """Return the allowed name nearest to ``name``, or ``None`` if none is as similar as ``like`` (0 to 1)."""
     by_lower = {candidate.lower(): candidate for candidate in allowed}
-    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=LIKE)
+    close = difflib.get_close_matches(name.lower(), by_lower, n=1, cutoff=like)
     close += [other for other in by_lower if len(name) > 3 and other.startswith(name.lower())]
     close += [other for other in by_lower if sorted(other) == sorted(name.lower())]  # letters in another order
     return by_lower[close[0]] if close else None

@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 from sklearn.utils import column_or_1d
 
-from anprompt.data.assemble import canonical_name
+from anprompt.data.assemble import canonical_name, same_to_clip
 from anprompt.errors import Problems, UserError
 
 Label = str | int | float | bool
@@ -149,18 +149,13 @@ def check_new_names(names: Sequence[str], present: Sequence[str] = (), published
     published: two classes may share a name, as two pairs of ImageNet's do.
     """
     problems = Problems("These class names cannot be used:")
-    seen = {_normal_form(name) for name in present}
+    seen = {same_to_clip(name) for name in present}
     for name in names:
         if not name.strip():
             problems.add("an empty name")
-        elif _normal_form(name) in seen and not published:
+        elif same_to_clip(name) in seen and not published:
             problems.add(f"'{name}' is there twice")
-        seen.add(_normal_form(name))
+        seen.add(same_to_clip(name))
     if not len(names):
         problems.add("the list is empty")
     problems.raise_if_any()
-
-
-def _normal_form(name: str) -> str:
-    """What CLIP's tokenizer sees of a name: it knows neither case nor the number of spaces."""
-    return " ".join(name.split()).casefold()

@@ -40,7 +40,7 @@ def note(message: str) -> None:
 
 
 def listed(names: list[str], limit: int = 5) -> str:
-    """The first few ``names``, or sentences without their ends, in one line, and how many more there are."""
+    """The first few ``names`` in one line, and how many more there are."""
     shown = names if len(names) == limit + 1 else names[:limit]  # "and 1 more" is no shorter than a name
     more = f" and {len(names) - len(shown)} more" if len(shown) < len(names) else ""
     return ", ".join(shown) + more

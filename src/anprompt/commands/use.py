@@ -7,20 +7,17 @@ import io
 import shlex
 from collections import Counter
 from collections.abc import Sequence
-from difflib import get_close_matches
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Optional
 
 from anprompt.commands.lists import counted
-from anprompt.errors import Problems, UserError
+from anprompt.errors import Problems, UserError, nearest
 
 if TYPE_CHECKING:
     from anprompt.data import DataSource
-RECORD_KEY = '"record_version"'
+
 CSV_HEADER = "path,rank,class,probability\n"
-
-
-SHOWN = 5  # classes in a note
+RECORD_KEY = '"record_version"'
 NEAR = 0.8  # likeness of two names from which one may be a slip of the other
 
 
@@ -224,16 +221,17 @@ def _split_to_use(source: DataSource, photos: str | None) -> str:
 def _say_what_is_new(classes: Sequence[str], trained: Sequence[str], subset: str) -> None:
     """A note about classes that the adapter was not trained on, and one where new classes were expected."""
     from anprompt.report import console
+    from anprompt.settings import listed
 
     new = list(dict.fromkeys(name for name in classes if name not in trained))
     if subset == "new" and len(new) < len(classes):
         console.note(f"{len(classes) - len(new)} of the {len(classes)} classes of subset 'new', the second half of the "
                      "data's, were trained on: this is no accuracy on new classes.")  # fmt: skip
     if new:
-        near = {name: get_close_matches(name, trained, n=1, cutoff=NEAR) for name in new}
-        named = [f"'{name}'" + (f" (near: '{near[name][0]}')" if near[name] else "") for name in new[:SHOWN]]
+        near = {name: nearest(name, trained, NEAR) for name in new}
+        named = [f"'{name}'" + (f" (near: '{near[name]}')" if near[name] else "") for name in new]
         many = "1 class is" if len(new) == 1 else f"{len(new)} classes are"
-        console.note(f"{many} new to this adapter: {', '.join(named)}{' …' if len(new) > SHOWN else ''}.")
+        console.note(f"{many} new to this adapter: {listed(named)}.")
 
 
 def evaluate(

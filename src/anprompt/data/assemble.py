@@ -21,6 +21,11 @@ def canonical_name(raw: str) -> str:
     return raw.replace("_", " ").strip()
 
 
+def same_to_clip(name: str) -> str:
+    """What CLIP's tokenizer sees of a name: it knows neither case nor the number of spaces."""
+    return " ".join(name.split()).casefold()
+
+
 def check_class_names(written: Iterable[tuple[str, str]], problems: Problems, published: bool = False) -> None:
     """Add empty class names, and names that several places share, to ``problems``.
 
@@ -37,7 +42,7 @@ def check_class_names(written: Iterable[tuple[str, str]], problems: Problems, pu
         if any("\ud800" <= letter <= "\udfff" for letter in name):  # bytes of a file name that are no UTF-8
             problems.add(f"{where} has a class name that is not UTF-8: rename it")
         elif name:
-            places.setdefault(" ".join(name.split()).casefold(), []).append((name, where))
+            places.setdefault(same_to_clip(name), []).append((name, where))
         else:
             problems.add(f"{where} has an empty class name")
     for same in places.values():
