@@ -98,6 +98,21 @@ def test_numbers_are_those_of_evaluate(page: Page, small_adapter: Path, photo_fo
     assert f"{wrong} answers are wrong" in page.text
 
 
+def test_zero_shot_stands_beside_it(
+    page: Page, small_adapter: Path, small_clip: Path, photo_folder: Path, zero_shot: Path, tmp_path: Path, cli: Cli
+) -> None:
+    document = cli("zeroshot", photo_folder, "--backbone", small_clip, "--json").document
+    assert f'data-value="zero_shot">{document["accuracy"]:.2f}&nbsp;%</dd>' in page.html
+    assert f"without tuning, by zero-shot, {document['accuracy']:.1f} %" in page.text
+    column = next(row.index("zero-shot %") for row in page.cells if "zero-shot %" in row and "photos" in row)
+    for name, row in document["per_class"].items():
+        assert page.row(name)[column] == f"{row['accuracy']:.1f}"
+    for run_of, more in ((small_adapter, ["--quick"]), (zero_shot, [])):
+        made = Page(reported(run_of, "-o", tmp_path / "page.html", *more))
+        assert "without tuning" not in made.text
+        assert "zero-shot %" not in made.text
+
+
 def test_the_confusion_matrix_counts_every_photo(page: Page) -> None:
     start = next(i for i, row in enumerate(page.cells) if row[1:] == ["blue star", "green circle", "red square",
                                                                       "white cat"])  # fmt: skip

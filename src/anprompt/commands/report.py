@@ -42,7 +42,7 @@ def report(
         split: train, val or test; default: the run's own, else test.
         subset: all classes, the base half or the new half; default: those of the run.
         noises: kinds of text noise, as for 'anprompt robustness'.
-        quick: leave out robustness to wording and relevance maps, which cost most.
+        quick: leave out zero-shot beside it, robustness to wording and relevance maps, which cost most.
         texts: file or folder with descriptions, for classes that the adapter does not know and for paraphrases.
         backbone: where the frozen model lies now, if it has moved.
         data_root: folder that holds the benchmark data sets.
@@ -84,7 +84,7 @@ def report(
                 loaded = PromptClassifier.load(
                     given.adapter, backbone, device=device, texts=texts, bad_images=bad_images
                 )
-                answers = answer(loaded, source, chosen_split, chosen_subset, progress)
+                answers = answer(loaded, source, chosen_split, chosen_subset, progress, beside=not quick)
             except UserError as error:
                 if given.record is None:
                     raise

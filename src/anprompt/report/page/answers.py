@@ -13,10 +13,12 @@ import numpy.typing as npt
 import torch
 from torch import Tensor
 
+from anprompt import methods
 from anprompt.analysis.calibration import share_interval
 from anprompt.classifier import PromptClassifier
 from anprompt.data import DataSource, Item
 from anprompt.data.names import distinct_names
+from anprompt.inference import stream_logits
 from anprompt.methods import Method
 from anprompt.settings import Progress
 
@@ -28,7 +30,7 @@ class Answers:
     """n photos, C classes.
 
     source: of these classes only. items: photos that could be read, ``n``. probabilities: ``(n, C)``. result: what
-    ``PromptClassifier.evaluate`` gives.
+    ``PromptClassifier.evaluate`` gives. untuned: class ids of zero-shot's answers, ``(n,)``, or ``None``.
     """
 
     method: Method
@@ -36,6 +38,7 @@ class Answers:
     items: list[Item]
     probabilities: Tensor
     result: dict[str, Any]
+    untuned: npt.NDArray[np.int64] | None = None
 
     @cached_property
     def labels(self) -> npt.NDArray[np.int64]:
@@ -77,9 +80,12 @@ class Answers:
 
 
 def answer(
-    estimator: PromptClassifier, source: DataSource, split: str, subset: str, progress: Progress | None
+    estimator: PromptClassifier, source: DataSource, split: str, subset: str, progress: Progress, *, beside: bool
 ) -> Answers:
-    """Classify all photos of a split. Raises :class:`UserError` as ``PromptClassifier.evaluate`` does."""
+    """Classify all photos of a split, with ``beside`` by zero-shot too.
+
+    Raises :class:`UserError` as ``PromptClassifier.evaluate`` does.
+    """
     chosen = source.subset(subset)
     view = estimator.facing(chosen)
     items: list[Item] = []
@@ -91,7 +97,27 @@ def answer(
 
     result = view.evaluate(chosen, split=split, progress=progress, each=keep)
     result["data"]["subset"] = subset
-    return Answers(view.method_, chosen, items, torch.cat(rows), result)
+    untuned = None
+    if beside and view.method_.name != "zero-shot":
+        untuned = _zero_shot_guesses(without_tuning(view.method_), chosen, items, progress)
+    return Answers(view.method_, chosen, items, torch.cat(rows), result, untuned)
+
+
+def without_tuning(method: Method) -> Method:
+    """Zero-shot on the same backbone, with the same classes and template."""
+    return methods.create("zero-shot", method.backbone, method.class_names, template=method.template)
+
+
+def _zero_shot_guesses(
+    frozen: Method, source: DataSource, items: Sequence[Item], progress: Progress
+) -> npt.NDArray[np.int64]:
+    """Class ids, ``(n,)``; ``items`` are known to be readable."""
+    guesses: list[Tensor] = []
+    for _, logits in stream_logits(frozen, items, source.open, bad=[]):
+        guesses.append(logits.softmax(dim=1).max(dim=1).indices)  # (B,), as evaluate decides
+        progress("zero-shot", sum(map(len, guesses)), len(items), {})
+    found: npt.NDArray[np.int64] = torch.cat(guesses).numpy()
+    return found
 
 
 def headline(answers: Answers) -> dict[str, Any]:
@@ -105,8 +131,9 @@ def headline(answers: Answers) -> dict[str, Any]:
         top = 100 * float(
             top_k_accuracy_score(answers.labels, answers.probabilities.numpy(), k=TOP, labels=range(classes))
         )
+    untuned = None if answers.untuned is None else 100 * float((answers.untuned == answers.labels).mean())
     return {
-        "accuracy": answers.result["accuracy"], "interval": (100 * low, 100 * high),
+        "accuracy": answers.result["accuracy"], "interval": (100 * low, 100 * high), "zero_shot": untuned,
         "class_mean": answers.result["class_mean"], "top": top, "images": n,
     }  # fmt: skip
 
@@ -114,6 +141,7 @@ def headline(answers: Answers) -> dict[str, Any]:
 def class_rows(answers: Answers) -> list[dict[str, Any]]:
     """One row for each class that has photos, the worst first: photos, shares of right answers, usual mistake."""
     rows = []
+    untuned = None if answers.untuned is None else answers.untuned == answers.labels
     for i, name in enumerate(answers.names):
         total, said = int(answers.confusion[i].sum()), int(answers.confusion[:, i].sum())
         if not total:
@@ -123,6 +151,7 @@ def class_rows(answers: Answers) -> list[dict[str, Any]]:
         rows.append({
             "name": name, "images": total, "right": 100 * int(answers.confusion[i, i]) / total, "said": said,
             "precision": 100 * int(answers.confusion[i, i]) / said if said else None,
+            "zero_shot": None if untuned is None else 100 * float(untuned[answers.labels == i].mean()),
             "taken_for": answers.names[int(wrong.argmax())] if wrong.any() else None, "times": int(wrong.max()),
         })  # fmt: skip
     return sorted(rows, key=lambda row: (row["right"], row["name"]))

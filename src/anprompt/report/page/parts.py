@@ -120,12 +120,12 @@ def _thumbs(page: Page, source: DataSource) -> Iterator[Made]:
 def classes(page: Page) -> Made:
     """Accuracy of each class."""
     if page.answers is not None:
-        return {"rows": class_rows(page.answers), "full": True}
+        return {"rows": class_rows(page.answers), "full": True, "beside": page.answers.untuned is not None}
     recorded = page.recorded.get("per_class")
     if not isinstance(recorded, dict):
         raise Missing(page.unanswered)
     rows = [{"name": name, "images": row["images"], "right": row["accuracy"]} for name, row in recorded.items()]
-    return {"rows": sorted(rows, key=lambda row: (row["right"], row["name"])), "full": False}
+    return {"rows": sorted(rows, key=lambda row: (row["right"], row["name"])), "full": False, "beside": False}
 
 
 def confusion(page: Page) -> Made:
@@ -267,6 +267,6 @@ def overview(page: Page) -> Made:
         made["measured"] = False
         made["numbers"] = {
             "accuracy": record["accuracy"], "class_mean": record.get("class_mean"), "top": None, "interval": None,
-            "images": record["images"], "classes": len(record["per_class"]),
+            "zero_shot": None, "images": record["images"], "classes": len(record["per_class"]),
         }  # fmt: skip
     return made

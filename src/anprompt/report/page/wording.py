@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from anprompt import methods
 from anprompt.analysis.robustness import Noise, Subject, encode, has_class_weights, measure, noise_sentences
 from anprompt.data import BadImage
 from anprompt.data.draw import spread
 from anprompt.errors import UserError
-from anprompt.report.page.answers import Answers
+from anprompt.report.page.answers import Answers, without_tuning
 from anprompt.report.page.given import Missing
 from anprompt.settings import Progress
 from anprompt.text import DescriptionBank
@@ -34,8 +33,7 @@ def robustness(
     classes = list(source.classes)
     subjects = [(method.name, method)]
     if method.name != "zero-shot":
-        frozen = methods.create("zero-shot", method.backbone, classes, template=method.template)
-        subjects.insert(0, ("zero-shot", frozen))
+        subjects.insert(0, ("zero-shot", without_tuning(method)))
     items = spread(answers.items, max(1, min(EACH, PHOTOS // len(classes))))
     bad: list[BadImage] = []
     read, features = encode(
