@@ -168,7 +168,7 @@ def _say_counts(source: DataSource, document: dict[str, Any], bank: DescriptionB
                     f"give all: {shown}")  # fmt: skip
     if described and (missing := [name for name in source.classes if name not in bank.main]):
         console.say(f"{len(missing)} of {len(source.classes)} classes have no descriptions and would use the template: "
-                    f"{listed(missing)}")  # fmt: skip
+                    f"{listed(missing)}; 'anprompt describe' makes some")  # fmt: skip
 
 
 def _say_wrong(document: dict[str, Any]) -> None:

@@ -7,6 +7,8 @@ from typing import Any
 
 from anprompt.errors import UserError
 
+SHOWN_AS = {"own_split": "test photos held out by anprompt"}  # what a key of a record is to people
+
 
 def info(path: str | None = None, json: bool = False) -> int:
     """Versions and machine, or what an adapter or a backbone is.
@@ -43,7 +45,9 @@ def info(path: str | None = None, json: bool = False) -> int:
     flat: list[tuple[str, Any]] = []
     for key, value in document.items():
         inner = value.items() if isinstance(value, dict) else [("", value)]
-        flat += [(f"{key} {name}".strip().replace("_", " "), _short(key, entry)) for name, entry in inner]
+        flat += [
+            (f"{key} {SHOWN_AS.get(name, name)}".strip().replace("_", " "), _short(key, entry)) for name, entry in inner
+        ]
     console.facts(flat)
     return 0
 

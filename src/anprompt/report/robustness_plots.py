@@ -46,8 +46,13 @@ def save_panels(folder: Path, title: str, rows: Sequence[dict[str, Any]]) -> lis
                 y = noises.index(f"{row['noise']} {row['strength']:g}") - 0.4 + height * (i + 0.5)
                 value = max(found["value"], LOWEST) if scale == "log" else found["value"]
                 low, high = found["interval"] or (value, value)
-                axes.barh(y, value, 0.9 * height, color=COLOURS[i % len(COLOURS)], left=LOWEST if scale == "log" else 0)
-                axes.plot([max(low, LOWEST) if scale == "log" else low, high], [y, y], color="black", linewidth=0.9)
+                colour = COLOURS[i % len(COLOURS)]
+                if scale == "log":  # without a zero there is nothing that a bar could start at
+                    axes.plot([max(low, LOWEST), high], [y, y], color=colour, linewidth=1.4)
+                    axes.plot(value, y, "o", color=colour, markersize=4.5)
+                else:
+                    axes.barh(y, value, 0.9 * height, color=colour)
+                    axes.plot([low, high], [y, y], color="black", linewidth=0.9)
         axes.set_xscale(scale)
         axes.set_xlabel(label)
         axes.grid(axis="x", linewidth=0.4, alpha=0.5)
@@ -56,7 +61,6 @@ def save_panels(folder: Path, title: str, rows: Sequence[dict[str, Any]]) -> lis
     first = figure.axes[0]
     first.set_yticks(range(len(noises)), noises)
     first.invert_yaxis()
-    first.set_xlim(left=LOWEST)
     figure.axes[1].set_xlim(0, 1.02)
     handles = [first.barh(0, 0, color=COLOURS[i % len(COLOURS)], label=name) for i, name in enumerate(methods)]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(methods), frameon=False, fontsize=9)
