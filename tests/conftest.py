@@ -6,6 +6,7 @@ import importlib
 import os
 import signal
 import warnings
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,7 @@ import torch
 from PIL import Image
 
 from anprompt.cli import run
+from anprompt.settings import Note
 from helpers_cli import Cli, Refused
 from helpers_clip import hugging_face_model, sizes, write_tokenizer
 
@@ -30,6 +32,14 @@ REAL = Path(__file__).resolve().parents[2] / "shared" / "real"
 def no_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
     """Tables are as wide as in a file, wherever the tests are started from."""
     monkeypatch.delenv("COLUMNS", raising=False)
+
+
+@pytest.fixture
+def no_notes_by_accident() -> Iterator[None]:
+    """A note that a test does not expect fails it."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", Note)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from functools import cache
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,6 +14,7 @@ from sklearn.cluster import KMeans
 from torch import Tensor
 
 from anprompt import methods
+from anprompt.adapter import load_adapter, save_adapter
 from anprompt.clip import Backbone
 from anprompt.errors import UserError
 from anprompt.text import PARAPHRASES, DescriptionBank
@@ -275,6 +277,18 @@ def test_recompute_noise_leaves_the_original_alone() -> None:
     keeping = anprompt(epsilon=1.0).with_classes([*NEW_NAMES, *NAMES])
     assert torch.equal(keeping.noise_prompts, p_w)
     assert not torch.allclose(keeping.logits(PIXELS), view.logits(PIXELS))
+
+
+def test_noise_is_recomputed_alike_after_loading(tmp_path: Path) -> None:
+    """Of fewer classes than K, P_w comes from all their sentences: the adapter keeps all of them."""
+    method = anprompt(recompute_noise=True, epsilon=1.0, prompt_length=5)
+    save_adapter(tmp_path / "adapter", method, {})
+    loaded, _ = load_adapter(tmp_path / "adapter", method.backbone)
+    new = NEW_NAMES[0]
+    views: list[Any] = [
+        each.with_classes([new, *NAMES[1:3]], each.bank.with_class(new, BANK.main[new])) for each in (method, loaded)
+    ]
+    close(views[1].noise_prompts, views[0].noise_prompts)
 
 
 # ---- prompts and maps

@@ -15,6 +15,7 @@ from anprompt.data.matching import MissingPictures
 from anprompt.data.source import Item
 from anprompt.errors import UserError
 from helpers_benchmarks import PER_CLASS, class_names, entries, make_all, make_copy, write
+from helpers_data import counts, refusal
 
 NAMES = [benchmark.name for benchmark in BENCHMARKS]
 LISTED = [benchmark.name for benchmark in BENCHMARKS if benchmark.split_file]
@@ -25,16 +26,6 @@ SPLIT = [benchmark.name for benchmark in BENCHMARKS if benchmark.split_file.star
 def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """All fifteen; only for reading."""
     return make_all(tmp_path_factory.mktemp("data-root"))
-
-
-def refusal(spec: Path | str, data_root: Path | None = None) -> str:
-    with pytest.raises(UserError) as caught:
-        open_data(spec, data_root=data_root)
-    return str(caught.value)
-
-
-def counts(source: DataSource) -> dict[str, int]:
-    return {split: len(items) for split, items in source.splits.items()}
 
 
 # ---- by name

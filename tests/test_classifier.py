@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -25,13 +23,7 @@ from anprompt.settings import Note
 from helpers_clip import random_backbone
 from helpers_fit import PHOTO_CLASSES, estimator, noisy_array, solid
 
-
-@pytest.fixture(autouse=True)
-def no_notes_by_accident() -> Iterator[None]:
-    """A note that a test does not expect fails it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Note)
-        yield
+pytestmark = pytest.mark.usefixtures("no_notes_by_accident")
 
 
 @pytest.fixture(scope="module")
@@ -120,6 +112,15 @@ def test_score_on_few_classes_is_still_over_all_of_the_classifiers(
         rows = [i for i, name in enumerate(truth) if name in chosen]
         expected = accuracy_score([truth[i] for i in rows], names[rows])
         assert fitted.score([photos[i] for i in rows], [truth[i] for i in rows]) == expected
+
+
+def test_score_weighs_pictures(fitted: PromptClassifier, photos: list[Path]) -> None:
+    names = fitted.predict(photos)
+    truth = [path.parent.name.replace("_", " ") for path in photos]
+    weights = np.arange(1, len(photos) + 1)
+    assert fitted.score(photos, truth, sample_weight=weights) == accuracy_score(truth, names, sample_weight=weights)
+    with pytest.raises(UserError, match="sample_weight belongs to pictures"):
+        fitted.score("photos", sample_weight=weights)
 
 
 def test_cross_validation(backbone: Backbone, photo_folder: Path) -> None:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,12 +23,7 @@ from helpers_fit import PHOTO_CLASSES, PHOTO_TEXTS, estimator
 EXTRA = ["a photo of the dark forest.", "trees in a large forest."]
 
 
-@pytest.fixture(autouse=True)
-def no_notes_by_accident() -> Iterator[None]:
-    """A note that a test does not expect fails it."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("error", Note)
-        yield
+pytestmark = pytest.mark.usefixtures("no_notes_by_accident")
 
 
 @pytest.fixture(scope="module")

@@ -13,6 +13,7 @@ from PIL import Image
 
 from anprompt import PromptClassifier
 from anprompt.analysis import panels
+from anprompt.commands.explain import _free_names
 from anprompt.data import toyworld
 from helpers_cli import Cli, Refused, contents
 
@@ -188,3 +189,8 @@ def test_an_empty_map_is_said_to_be_one(
     document = json.loads((tmp_path / "out" / "explain.json").read_text())
     assert [panel["peak"] for panel in document["images"][0]["panels"]] == [None, None]
     assert document["images"][0]["panels"][1]["likeness"] is None
+
+
+def test_no_figure_takes_the_name_of_another() -> None:
+    paths = ("x/a.jpg", "y/a.jpg", "z/a-1.jpg", "b.png")
+    assert _free_names([(path, torch.zeros(1)) for path in paths]) == ["a-2", "a-3", "a-1", "b"]

@@ -15,7 +15,7 @@ from anprompt.data import draw_few_shot, open_data
 from anprompt.data.benchmarks import find_benchmark
 from anprompt.data.matching import Matched, PictureFinder
 from anprompt.data.source import Item
-from anprompt.errors import UserError
+from helpers_data import refusal
 
 SPLIT = {
     "train": [["Forest/F_1.jpg", 1, "Forest"], ["AnnualCrop/A_1.jpg", 0, "Annual_Crop Land"]],
@@ -32,12 +32,6 @@ def make(root: Path, pictures: str = "2750", split: object = SPLIT, name: str = 
             (root / pictures / path).parent.mkdir(parents=True, exist_ok=True)
             Image.new("RGB", (4, 4)).save(root / pictures / path)
     return root
-
-
-def refusal(spec: Path | str, **options: Path) -> str:
-    with pytest.raises(UserError) as caught:
-        open_data(spec, **options)
-    return str(caught.value)
 
 
 def test_layout_is_recognised_by_its_split_file(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from anprompt.data import DataSource, open_data
-from anprompt.errors import UserError
+from helpers_data import refusal
 
 
 def put(root: Path, *files: str) -> None:
@@ -21,12 +21,6 @@ def put(root: Path, *files: str) -> None:
 
 def paths(source: DataSource, split: str) -> list[str]:
     return [source.relative(item) for item in source.splits[split]]
-
-
-def refusal(root: Path) -> str:
-    with pytest.raises(UserError) as caught:
-        open_data(root)
-    return str(caught.value)
 
 
 def test_classes_are_sorted_and_renamed(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ from anprompt.data.source import Item, open_file
 from anprompt.errors import UserError
 from anprompt.settings import Note
 from helpers_benchmarks import make_copy, write
+from helpers_data import counts, refusal
 
 
 @pytest.fixture(scope="module")
@@ -24,16 +25,6 @@ def data_root(tmp_path_factory: pytest.TempPathFactory) -> Path:
     make_copy(root, "imagenet")
     make_copy(root, "imagenet_a")
     return root
-
-
-def refusal(spec: Path | str, data_root: Path | None = None) -> str:
-    with pytest.raises(UserError) as caught:
-        open_data(spec, data_root=data_root)
-    return str(caught.value)
-
-
-def counts(source: DataSource) -> dict[str, int]:
-    return {split: len(items) for split, items in source.splits.items()}
 
 
 def test_shared_names_stay_two_classes(data_root: Path) -> None:

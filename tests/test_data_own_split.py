@@ -12,17 +12,11 @@ import pytest
 
 from anprompt.data import open_data
 from anprompt.data.benchmarks import BENCHMARKS, find_benchmark
-from anprompt.errors import UserError
 from helpers_benchmarks import EUROSAT_KEYS, entries, make_copy, write
 from helpers_cli import Cli
+from helpers_data import refusal
 
 SPLIT = [benchmark.name for benchmark in BENCHMARKS if benchmark.split_file.startswith("split_zhou")]
-
-
-def refusal(spec: Path | str, data_root: Path | None = None) -> str:
-    with pytest.raises(UserError) as caught:
-        open_data(spec, data_root=data_root)
-    return str(caught.value)
 
 
 def own_layout(root: Path, name: str) -> Path:

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from anprompt.data import open_data
-from anprompt.errors import UserError
+from helpers_data import refusal
 
 
 @pytest.fixture
@@ -24,12 +24,6 @@ def folder(tmp_path: Path) -> Path:
 def write(file: Path, *lines: str) -> Path:
     file.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return file
-
-
-def refusal(file: Path) -> str:
-    with pytest.raises(UserError) as caught:
-        open_data(file)
-    return str(caught.value)
 
 
 def test_csv_with_splits(folder: Path) -> None:

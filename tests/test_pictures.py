@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,16 @@ def test_exif_orientation_is_applied(tmp_path: Path) -> None:
     assert near(picture, (8, 28), WHITE, 8)
     with Image.open(tmp_path / "phone.jpg") as opened:  # an opened picture is treated like its file
         assert decode(opened).size == (16, 32)
+
+
+def test_one_opened_picture_is_read_by_many_threads(tmp_path: Path) -> None:
+    """As in a list that was drawn with replacement."""
+    noise = np.random.default_rng(0).integers(0, 256, (700, 700, 3), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "large.jpg", quality=95)
+    expected = decode(tmp_path / "large.jpg").tobytes()
+    for _ in range(5):
+        with Image.open(tmp_path / "large.jpg") as opened, ThreadPoolExecutor(4) as pool:
+            assert all(picture.tobytes() == expected for picture in pool.map(decode, [opened] * 8))
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from anprompt import methods
+from anprompt.clip import Sentences
 from anprompt.errors import UserError
 from anprompt.methods import tac
 from anprompt.methods.clusters import cosine_centres
@@ -64,6 +65,21 @@ def test_clusters_are_of_the_training_classes_and_stay() -> None:
     torch.testing.assert_close(few.centres, cosine_centres(sentences, 5), rtol=1e-4, atol=1e-5)
     with pytest.raises(UserError, match="5 clusters need at least 5 classes or sentences, but there are 4"):
         methods.create("tac", small_backbone(), NAMES[:4])
+
+
+def test_sentences_run_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    whole, sizes = make("tac", small_backbone()), list[int]()
+
+    def counted(backbone: Any, texts: list[str]) -> Sentences:
+        sizes.append(len(texts))
+        return Sentences(backbone, texts)
+
+    monkeypatch.setattr(tac, "TOGETHER", 4)
+    monkeypatch.setattr(tac, "Sentences", counted)
+    method = make("tac", small_backbone())
+    assert max(sizes) == 4
+    torch.testing.assert_close(method.centres, whole.centres, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(method.blocks[0].extra["mean"], whole.blocks[0].extra["mean"], rtol=1e-5, atol=1e-6)
 
 
 def test_descriptions_are_only_read_before_training(monkeypatch: pytest.MonkeyPatch) -> None:

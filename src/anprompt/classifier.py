@@ -16,7 +16,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from anprompt.adapter import load_adapter, save_adapter
 from anprompt.data import BadImage, DataSource, Item, decode
-from anprompt.errors import Problems
+from anprompt.errors import Problems, UserError
 from anprompt.fitting import prepare
 from anprompt.inference import refuse_bad, stream_logits
 from anprompt.inputs import as_pictures, as_source
@@ -151,7 +151,8 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         An array ``(n, H, W, 1, 3 or 4)`` is n pictures, ``(H, W, 1, 3 or 4)`` one, any other ``(n, H, W)`` n grey ones;
         in tensors channels come first. Unreadable pictures raise :class:`UserError`; with ``bad_images="skip"`` their
-        rows are NaN.
+        rows are NaN. Two classes have two columns, unlike in scikit-learn: its scorers of scores for two classes work
+        with ``make_scorer(roc_auc_score, response_method="predict_proba")``.
         """
         check_is_fitted(self, "method_")
         entries = as_pictures(pictures)
@@ -248,9 +249,18 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             "seconds": time.perf_counter() - began,
         }  # fmt: skip
 
-    def score(self, data: Any, labels: Sequence[Any] | None = None) -> float:
-        """Share of correct answers, 0 to 1, on the test split of a data set or on (pictures, labels)."""
-        return float(self.evaluate(data, labels)["accuracy"]) / 100
+    def score(self, data: Any, labels: Sequence[Any] | None = None, sample_weight: Any = None) -> float:
+        """Share of correct answers, 0 to 1, on the test split of a data set or on (pictures, labels).
+
+        sample_weight: what each of the pictures counts, ``(n,)``; only with ``labels``.
+        """
+        if sample_weight is None:
+            return float(self.evaluate(data, labels)["accuracy"]) / 100
+        if labels is None:
+            raise UserError("sample_weight belongs to pictures that are given with their labels.")
+        from sklearn.metrics import accuracy_score
+
+        return float(accuracy_score(labels, self.predict(data), sample_weight=sample_weight))
 
     # ---- classes ---------------------------------------------------------------------------------------------------
 

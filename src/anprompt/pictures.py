@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ NETPBM_SUFFIXES = (".ppm", ".pgm", ".pbm", ".pnm")
 OTHER_SUFFIXES = (".png", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".jp2", ".avif", ".heic", ".heif")
 IMAGE_SUFFIXES = frozenset(JPEG_SUFFIXES + NETPBM_SUFFIXES + OTHER_SUFFIXES)
 WIDE_GREY_MODES = frozenset({"I;16", "I;16L", "I;16B", "I;16N", "I", "F"})
-
+_READING = [threading.Lock() for _ in range(64)]  # one at a time reads the file behind a PIL picture, by its id
 
 SKIP = 'bad_images="skip"'  # in errors; the command line says it in its own way
 
@@ -71,7 +72,8 @@ def _guarded(source: Path | io.BytesIO | Image.Image, label: str) -> Image.Image
     """Open, decode and convert; every failure becomes a BadImage that names ``label``."""
     try:
         if isinstance(source, Image.Image):
-            return _upright_rgb(source, label)
+            with _READING[id(source) // 16 % len(_READING)]:
+                return _upright_rgb(source, label)
         if (source.stat().st_size if isinstance(source, Path) else len(source.getvalue())) == 0:
             raise BadImage(label, "the file is empty (0 bytes)")
         with Image.open(source) as image:

@@ -22,6 +22,6 @@ def lint_class_texts(backbone: Backbone, template: str, names: tuple[str, ...]) 
     some = slice(None, None, -(-len(names) // MEASURED))
     reworded = torch.stack([backbone.encode_text(fill(other, names[some])) for other in PARAPHRASES])  # (P, c, d)
     usual = float((features[some] * reworded).sum(dim=-1).median())
-    cosine = (features @ features.T).double().cpu().numpy()  # (C, C)
+    cosine = (features @ features.T).cpu().double().numpy()  # (C, C)
     found = alike_texts(names, cosine, max(LOW, usual))
     return [] if found is None else [found]

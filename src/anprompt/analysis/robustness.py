@@ -197,7 +197,7 @@ def _unit(rows: Tensor) -> Tensor:
 def class_weights(method: Method) -> Tensor:
     """``f_t``: class weights at unit length, ``(C, d)``, fp64."""
     with torch.no_grad():
-        return _unit(torch.cat([method.text_rows(block) for block in method.blocks]).double().cpu())
+        return _unit(torch.cat([method.text_rows(block) for block in method.blocks]).cpu().double())
 
 
 def shift(f: Tensor, other: Tensor) -> Tensor:

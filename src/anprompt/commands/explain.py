@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -265,9 +267,17 @@ def _columns(
 
 
 def _free_names(pictures: Sequence[tuple[Any, Tensor]]) -> list[str]:
-    """A file name for each picture's figure; pictures of one name get numbers."""
+    """A file name for each picture's figure; pictures of one name get numbers, and no other picture's name."""
     stems = [Path(path).stem for path, _ in pictures]
-    return [stem if stems.count(stem) == 1 else f"{stem}-{stems[: i + 1].count(stem)}" for i, stem in enumerate(stems)]
+    counts = Counter(stems)
+    taken, names = {stem for stem in stems if counts[stem] == 1}, []
+    for stem in stems:
+        name = stem
+        if counts[stem] > 1:
+            name = next(free for i in count(1) if (free := f"{stem}-{i}") not in taken)
+            taken.add(name)
+        names.append(name)
+    return names
 
 
 def _say(document: dict[str, Any], record: Path) -> None:

@@ -244,7 +244,8 @@ class ANPrompt(LowRankProjection, SmallForm):
 
     def used_texts(self, names: Sequence[str]) -> DescriptionBank:
         described = {name: self._draw(name) for name in names if name in self.bank.main}
-        whole = 0 if self.options.noise_source != "bank" else 1  # strong noise is made again from the same sentences
+        again = self.options.noise_source != "bank" or self.options.recompute_noise
+        whole = 0 if again else 1  # what is made again after loading is made from the same sentences
         chosen = {name: both[whole] for name, both in described.items()}
         main, noise = ({name: getattr(t, kind) for name, t in chosen.items()} for kind in ("main", "noise"))
         return DescriptionBank(main, noise, self.bank.source)

@@ -41,6 +41,7 @@ from anprompt.methods.options import option
 from anprompt.text import DescriptionBank
 
 FRAME = f"{STANDARD_WORDS} {{}}."  # behind the prompts
+TOGETHER = 256  # sentences that run at a time
 
 
 @dataclass
@@ -95,7 +96,9 @@ class TAC(Method):
         """Of each class's sentences, ``(count, d)`` each, not normalised."""
         texts = [self.bank.of(name, self.template).main for name in names]
         with torch.no_grad():
-            features = Sentences(self.backbone, [s for own in texts for s in own]).features()
+            flat = [sentence for own in texts for sentence in own]
+            some = [flat[i : i + TOGETHER] for i in range(0, len(flat), TOGETHER)]
+            features = torch.cat([Sentences(self.backbone, sentences).features() for sentences in some])
         return list(torch.split(features, [len(own) for own in texts]))
 
     def make_block(self, names: Sequence[str], *, trained: bool) -> ClassBlock:
