@@ -86,7 +86,7 @@ def bench(
         anprompt bench --datasets toyworld:night --seeds 1
         anprompt bench --protocol few-shot --datasets eurosat,dtd --data-root DATA --backbone ViT-B-16.pt
         anprompt bench --protocol domain-generalisation --source toyworld:photo --datasets toyworld:sketch
-        anprompt bench --protocol ablation --vary.alpha 0.001,0.01,0.1,1 --ablation VI --datasets toyworld:night
+        anprompt bench --protocol ablation --methods anprompt --vary.alpha 0,0.1 --ablation mine --datasets toyworld
     """
     from anprompt.files import check_writable
     from anprompt.protocols import Asked, Bench, declare
