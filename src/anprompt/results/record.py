@@ -33,8 +33,9 @@ def describe_machine() -> dict[str, Any]:
 def make_record(kind: str, config: dict[str, Any], **parts: Any) -> dict[str, Any]:
     """Build a record.
 
-    kind: the command: ``"fit"``, ``"evaluate"``, ``"zeroshot"``, ``"bench"``, ``"robustness"``,
-    ``"explain"`` or ``"demo"``. config: the resolved settings; its hash identifies the run. parts: data, backbone, metrics, timings, notes.
+    kind: the command: ``"fit"``, ``"evaluate"``, ``"zeroshot"``, ``"bench"``, ``"robustness"``, ``"explain"`` or
+    ``"demo"``. config: the resolved settings; its hash identifies the run. parts: data, backbone, metrics, timings,
+    notes.
     """
     return {
         "record_version": RECORD_VERSION,
