@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -114,6 +115,15 @@ def test_data_is_on_the_disk_before_the_old_file_goes(tmp_path: Path, monkeypatc
         monkeypatch.setattr(files.os, name, lambda *a, name=name, real=real: (calls.append(name), real(*a)))
     write_text(tmp_path / "a", "x")
     assert calls == ["fsync", "replace"]
+
+
+def test_what_is_flushed_is_open_for_writing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Windows refuses to flush a file that is open for reading only."""
+    modes: list[int] = []
+    monkeypatch.setattr(files.os, "fsync", lambda handle: modes.append(fcntl.fcntl(handle, fcntl.F_GETFL)))
+    write_text(tmp_path / "a", "x")
+    assert [mode & os.O_ACCMODE for mode in modes] == [os.O_RDWR]
+    assert (tmp_path / "a").read_text() == "x"
 
 
 def test_a_place_that_cannot_hold_files_is_named(tmp_path: Path) -> None:

@@ -34,7 +34,7 @@ def atomic_paths(*paths: Path) -> Iterator[list[Path]]:
             parts.append(Path(name))
         yield parts
         for part in parts:
-            with part.open("rb") as written:
+            with part.open("r+b") as written:  # Windows flushes only what may be written to
                 os.fsync(written.fileno())
             os.chmod(part, 0o666 & ~_umask())
         for part, path in zip(parts, paths, strict=True):
