@@ -296,7 +296,8 @@ def test_a_picture_that_breaks_off_is_reported_however_it_is_handed_over(backbon
 
 def test_two_fits_in_one_folder_do_not_mix(backbone: Backbone, photo_folder: Path, tmp_path: Path) -> None:
     made = estimator(backbone, method="coop", shots=1, recipe={"epochs": 1})
-    with locked(tmp_path / ".lock", "'another'"), pytest.raises(UserError, match="Another process is at the same run"):
+    held = locked(tmp_path / ".lock", "'another'", lambda _: None)
+    with held, pytest.raises(UserError, match="Another process is at the same run"):
         made.fit(photo_folder, folder=tmp_path)
     made.fit(photo_folder, folder=tmp_path)
 

@@ -21,6 +21,7 @@ from anprompt.files import (
     atomic_path,
     atomic_paths,
     check_writable,
+    locked,
     remove_parts,
     sha256_file,
     sha256_json,
@@ -132,6 +133,40 @@ def test_a_place_that_cannot_hold_files_is_named(tmp_path: Path) -> None:
     with pytest.raises(UserError) as error:
         write_text(below, "x")
     assert f"Cannot write '{below}': Not a directory" in str(error.value)
+
+
+def test_two_processes_cannot_be_at_one_run(tmp_path: Path) -> None:
+    said: list[str] = []
+    with locked(tmp_path / "lock", "'a'", said.append):  # noqa: SIM117
+        with pytest.raises(UserError, match=r"Another process is at the same run \('a'\)"):
+            with locked(tmp_path / "lock", "'a'", said.append):
+                pass
+    with locked(tmp_path / "lock", "'a'", said.append):
+        pass
+    assert said == []
+
+
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_said_once_and_stops_nothing(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", fail(number))
+    files._say_unlocked.cache_clear()
+    said: list[str] = []
+    say, entered = said.append, 0
+    for name in ("a", "b"):
+        with locked(tmp_path / name, "'a run'", say):
+            entered += 1
+    assert entered == 2
+    assert len(said) == 1
+    assert f"({os.strerror(number)}): see to it that no two processes do the same run" in said[0]
+
+
+@pytest.mark.parametrize("number", [errno.EWOULDBLOCK, errno.EACCES])
+def test_both_ways_to_say_that_a_lock_is_held(number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(fcntl, "flock", fail(number))
+    with pytest.raises(UserError, match="Another process"), locked(tmp_path / "a", "'a run'", [].append):
+        pass
 
 
 def test_only_what_a_killed_process_left_is_removed(tmp_path: Path) -> None:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import glob
 import hashlib
 import json
 import os
 import tempfile
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -56,11 +58,12 @@ def atomic_path(path: Path) -> Iterator[Path]:
 
 
 @contextlib.contextmanager
-def locked(path: Path, run: str) -> Iterator[None]:
+def locked(path: Path, run: str, say: Callable[[str], None]) -> Iterator[None]:
     """Keep other processes out of this block for the same ``path``. The lock goes with the process, however it ends.
 
-    run: what users know it as, for the error.
-    Raises :class:`UserError` if another process is in it. Without effect on systems that have no ``flock``.
+    run: what users know it as, for the error. say: told, once in this process, where a file system has no locks.
+    Raises :class:`UserError` if another process is in it. Without effect on systems that have no ``flock``, and on file
+    systems that refuse it, as some network ones do.
     """
     try:
         import fcntl
@@ -71,9 +74,16 @@ def locked(path: Path, run: str) -> Iterator[None]:
     with path.open("a") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"Another process is at the same run ({run}): let it finish.") from None
+        except OSError as error:
+            if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                raise UserError(f"Another process is at the same run ({run}): let it finish.") from None
+            _say_unlocked(say, error.strerror or str(error))
         yield  # the file stays: a lock on a removed file would keep nobody out
+
+
+@cache
+def _say_unlocked(say: Callable[[str], None], cause: str) -> None:
+    say(f"files cannot be locked where the output goes ({cause}): see to it that no two processes do the same run")
 
 
 def remove_parts(*paths: Path) -> None:

@@ -88,7 +88,7 @@ class Fit:
                     shown = {**terms, "epoch": epoch + 1, "rate": recipe.lr_at(epoch)}
                     progress("training", epoch * steps + step + 1, recipe.epochs * steps, shown)
 
-            alone = nullcontext() if self.folder is None else locked(self.folder / ".lock", f"'{self.folder}'")
+            alone = nullcontext() if self.folder is None else locked(self.folder / ".lock", f"'{self.folder}'", note)
             backbone = method.backbone
             with alone, self.memory.applied(backbone), caching(self.cache, backbone), suitable_threads(backbone):
                 self.result = train(

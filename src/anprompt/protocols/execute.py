@@ -22,7 +22,7 @@ from anprompt.protocols.declare import learns
 from anprompt.protocols.plan import is_done, open_source
 from anprompt.protocols.runs import Bench, Evaluation, Task
 from anprompt.results import make_record, write_record
-from anprompt.settings import Note, Progress, cache_for, find_device
+from anprompt.settings import Note, Progress, cache_for, find_device, note
 from anprompt.training.checkpoint import FILE
 
 FIT_RECORD, TRAINING = "record.json", "training"
@@ -58,8 +58,8 @@ def execute(task: Task, bench: Bench, progress: Progress | None = None) -> Done:
         torch.set_num_threads(bench.threads)
     out, done = Path(bench.out), Done()
     name = task.adapter.name
-    with warnings.catch_warnings(record=True) as raised, locked(out / "locks" / f"{name}.lock", f"'{name}'"):
-        warnings.simplefilter("always", Note)
+    lock = locked(out / "locks" / f"{name}.lock", f"'{name}'", note)
+    with warnings.catch_warnings(record=True, action="always", category=Note) as raised, lock:
         left = [e for e in task.evaluations if not is_done(out, e)]  # somebody else may have been faster
         trained: tuple[PromptClassifier, dict[str, Any]] | None = None
         for evaluation in left:
