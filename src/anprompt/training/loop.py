@@ -21,6 +21,7 @@ from anprompt.training.photos import FrozenPhotos
 from anprompt.training.recipe import Recipe
 
 Report = Callable[[int, int, int, dict[str, float]], None]
+KEEP_EVERY = 300.0  # seconds after the last state until another is kept in the middle of an epoch: these may be long
 
 
 @dataclass
@@ -46,7 +47,8 @@ def train(
 ) -> TrainingResult:
     """Train ``method`` on ``data``.
 
-    folder: where state and log are written, atomically after every epoch and on an interruption; ``None``: nowhere.
+    folder: where state and log are written, atomically after every epoch, every few minutes in between and on an
+        interruption; ``None``: nowhere.
     resume: continue from the state in ``folder`` if there is one; the tensors are then bit-identical to those of an
         uninterrupted run on the same machine.
     fingerprint: settings that a state must have been written with to be continued.
@@ -72,7 +74,7 @@ def train(
     steps = steps_in_epoch(len(data), recipe.batch)
     plain = FrozenPhotos(data, backbone, seed).features().cpu() if method.plain else None  # (n, d), once a run
     sums: dict[str, float] = {}  # of the loss terms in this epoch
-    began = time.perf_counter()
+    began = kept_at = time.perf_counter()
 
     def read() -> None:
         """Log, report and check the numbers of the steps since the last time."""
@@ -95,10 +97,12 @@ def train(
             ) from None
 
     def keep(epoch: int, step: int) -> None:
+        nonlocal kept_at
         read()  # before the state, which must not hold numbers that are not finite
         log.flush()  # before the state: after a kill in between, resuming removes rows, but could not add any
         if folder is not None:
             save_state(folder, method, optimizer, epoch, step, fingerprint or {})
+        kept_at = time.perf_counter()
 
     with watch_signals() as stop, compiled_blocks(backbone, recipe.compile) as begin_step:
         for epoch in range(start[0], recipe.epochs):
@@ -124,6 +128,9 @@ def train(
                 if stop.signum:
                     keep(epoch, step + 1)
                     stop.leave(epoch, step + 1, kept=folder is not None)
+                long_ago = time.perf_counter() - kept_at >= KEEP_EVERY
+                if folder is not None and long_ago and step + 1 < steps:  # after the last step the epoch's end keeps it
+                    keep(epoch, step + 1)
             read()
             if sums:
                 result.history.append({name: value / (steps - first) for name, value in sums.items()})
