@@ -40,6 +40,7 @@ from anprompt.training import (
     TrainingResult,
     check_can_compile,
     check_limit,
+    kept_class_chunk,
     kept_precision,
     plan_memory,
     read_images,
@@ -79,9 +80,15 @@ class Fit:
         """Train the method's learnables, if it has any, and round them to what an adapter stores."""
         method, recipe = self.method, self.recipe
         if method.trainable:
-            self.memory = plan_memory(method, recipe.batch, self.memory_limit, recipe)
+            kept = kept_class_chunk(self.folder) if self.folder is not None and self.resume else None
+            self.memory = plan_memory(method, recipe.batch, self.memory_limit, recipe, kept)
             if self.memory.worth_saying or self.memory_limit is not None:
                 note(self.memory.summary())
+            if kept is not None and kept != (self.memory.class_chunk or 0):
+                note(
+                    f"the interrupted run had the texts of {kept or 'all'} classes at a time, for which there is too "
+                    "little memory now: results will agree with an uninterrupted run's up to rounding only"
+                )
 
             def report(epoch: int, step: int, steps: int, terms: dict[str, float]) -> None:
                 if progress is not None:

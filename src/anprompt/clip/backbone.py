@@ -66,8 +66,9 @@ class Backbone(nn.Module):
 
     source: what the user named (hub id, path or ``"miniature"``). logit_scale: factor on cosines, 100 for CLIP.
 
-    Settings that change time and memory, not results: ``class_chunk``, how many sentences run at a time when gradients
-    are wanted (``None``: all), and ``cache``, which keeps the frozen lower half of the vision tower (``None``: none).
+    Settings that change time and memory: ``class_chunk``, how many sentences run at a time when gradients are wanted
+    (``None``: all; results agree up to rounding), and ``cache``, which keeps the frozen lower half of the vision tower
+    (``None``: none; results are the same bits).
     """
 
     def __init__(

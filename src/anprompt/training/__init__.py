@@ -1,6 +1,6 @@
 """The one training loop, recipes as data, and checkpoints. Knows no method by name."""
 
-from anprompt.training.checkpoint import kept_precision
+from anprompt.training.checkpoint import kept_class_chunk, kept_precision
 from anprompt.training.compiled import check_can_compile
 from anprompt.training.images import TrainingImages, read_images
 from anprompt.training.interrupt import Interrupted
@@ -19,6 +19,7 @@ __all__ = [
     "check_can_compile",
     "check_limit",
     "estimate_step",
+    "kept_class_chunk",
     "kept_precision",
     "plan_memory",
     "read_images",

@@ -44,9 +44,14 @@ def save_state(
             if value is not None:  # SGD keeps None for parameters without a gradient
                 tensors[f"optimizer.{index}.{key}"] = torch.as_tensor(value)
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    position = {"epoch": str(epoch), "step": str(step), "fingerprint": json.dumps(fingerprint, sort_keys=True)}
+    about = {
+        "epoch": str(epoch),
+        "step": str(step),
+        "class_chunk": str(method.backbone.class_chunk or 0),
+        "fingerprint": json.dumps(fingerprint, sort_keys=True),
+    }
     with atomic_path(folder / FILE) as part:
-        part.write_bytes(save(tensors, metadata=position))  # save_file would hide why the system refused
+        part.write_bytes(save(tensors, metadata=about))  # save_file would hide why the system refused
 
 
 def kept_precision(folder: Path) -> str | None:
@@ -57,6 +62,18 @@ def kept_precision(folder: Path) -> str | None:
     except (SafetensorError, OSError, TypeError, KeyError, ValueError, AttributeError):
         return None  # load_state says what is wrong with the file
     return precision if precision in ("fp32", "bf16") else None
+
+
+def kept_class_chunk(folder: Path) -> int | None:
+    """How many classes' texts ran at a time in the run whose state is in ``folder``, 0 for all of them together.
+
+    ``None`` if it cannot be said.
+    """
+    try:
+        with safe_open(folder / FILE, framework="pt") as file:
+            return max(0, int(file.metadata()["class_chunk"]))
+    except (SafetensorError, OSError, TypeError, KeyError, ValueError):
+        return None  # an earlier version's state says nothing of it
 
 
 def load_state(

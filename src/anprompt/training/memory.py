@@ -200,12 +200,16 @@ def check_limit(memory_gb: Any) -> int | None:
     return int(memory_gb * GIB)
 
 
-def plan_memory(method: Method, batch: int, limit: int | None = None, recipe: Recipe | None = None) -> MemoryPlan:
+def plan_memory(
+    method: Method, batch: int, limit: int | None = None, recipe: Recipe | None = None, kept: int | None = None
+) -> MemoryPlan:
     """Find out how training in steps of ``batch`` photos stays within ``limit`` bytes.
 
     limit: of the whole process, or of what it holds on a CUDA device; ``None``: what it holds now and 80 % of what is
         free. When a step takes more, classes go through the text tower in chunks: half of them at a time, a quarter, …
         ``backbone.class_chunk``, if set, is where that starts.
+    kept: how many classes ran at a time in the run that is continued, 0 for all of them: starts there instead, because
+        results with other chunks agree up to rounding only.
 
     Raises :class:`UserError` if no chunk is small enough.
     """
@@ -214,18 +218,19 @@ def plan_memory(method: Method, batch: int, limit: int | None = None, recipe: Re
         free = memory_free(backbone.device)
         limit = None if free is None else memory_in_use(backbone.device) + int(SHARE * free)
     before, classes = backbone.class_chunk, len(method.class_names)
-    classes = min(before or classes, classes)
+    first = before if kept is None else kept or None
+    classes = min(first or classes, classes)
     halves = (-(-classes >> k) for k in range(1, classes.bit_length()))
     tried: dict[int, int] = {}  # classes at a time -> peak
     try:
-        for chunk in (before, *(size for size in halves if size >= SMALLEST_CHUNK)):
+        for chunk in (first, *(size for size in halves if size >= SMALLEST_CHUNK)):
             backbone.class_chunk = chunk
             step = estimate_step(method, batch, recipe)
             if limit is None or step.peak <= limit:
                 return MemoryPlan(step, limit, chunk)
             tried[chunk or classes] = step.peak
     except NotFollowed as error:
-        return MemoryPlan(None, limit, before, str(error))
+        return MemoryPlan(None, limit, first, str(error))
     finally:
         backbone.class_chunk = before
     assert limit is not None  # without a limit the first plan is good
