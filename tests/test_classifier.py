@@ -302,6 +302,27 @@ def test_two_fits_in_one_folder_do_not_mix(backbone: Backbone, photo_folder: Pat
     made.fit(photo_folder, folder=tmp_path)
 
 
+@pytest.mark.parametrize(("epochs", "warmup"), [(1, 1), (1, 2), (2, 1), (1, 0)])
+def test_a_run_that_only_warms_up_is_told_before_training(
+    epochs: int, warmup: int, backbone: Backbone, photo_folder: Path
+) -> None:
+    recipe = {"epochs": epochs, "warmup_epochs": warmup}
+    made = estimator(backbone, method="linear-probe", shots=1, recipe=recipe)
+    stages: list[str] = []
+    with warnings.catch_warnings(record=True) as raised:
+        warnings.simplefilter("always")
+        made.fit(photo_folder, progress=lambda stage, *_: stages.append(stage if len(raised) else "nothing said yet"))
+    said = [str(warning.message) for warning in raised if warning.category is Note]
+    if warmup < epochs:
+        assert said == []
+        return
+    assert said == [
+        "every step learns at the warm-up rate 1e-05, none at 0.01: set --recipe.warmup_epochs "
+        f"(now {warmup}) below --recipe.epochs (now {epochs})"
+    ]
+    assert "training" in stages
+
+
 def test_what_learns_nothing_from_photos_reads_none(backbone: Backbone, tmp_path: Path) -> None:
     for name in ("a", "b"):
         (tmp_path / f"{name}.jpg").write_bytes(b"not a picture")

@@ -32,7 +32,8 @@ def test_every_entry_is_known(path: Path) -> None:
         for change in changes:
             assert set(change) <= {"options", "recipe"}
             methods.resolve_options(name, options={**part.get("options", {}), **change.get("options", {})})
-            resolve_recipe({}, {**part.get("recipe", {}), **change.get("recipe", {})})
+            made = resolve_recipe({}, {**part.get("recipe", {}), **change.get("recipe", {})})
+            assert not made.only_warms_up, "which would be said to be a mistake"
         for benchmark in part.get("data", {}):
             assert find_benchmark(benchmark).name == benchmark
         assert set(part.get("by-shots", {})) <= set(part["shots"] if isinstance(part.get("shots"), list) else ())

@@ -47,6 +47,11 @@ class Recipe:
             return self.lr
         return 0.5 * self.lr * (1 + math.cos(math.pi * (epoch - self.warmup_epochs) / self.epochs))
 
+    @property
+    def only_warms_up(self) -> bool:
+        """Whether the run is over before its warm-up is: next to nothing is learnt."""
+        return self.warmup_epochs >= self.epochs > 0 and self.warmup_lr < self.lr
+
     def make_optimizer(self, parameters: Iterable[nn.Parameter]) -> torch.optim.Optimizer:
         if self.optimizer == "sgd":
             return torch.optim.SGD(parameters, lr=self.lr, momentum=0.9, weight_decay=self.weight_decay)
