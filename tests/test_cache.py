@@ -9,12 +9,14 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from safetensors.torch import save
 from torch import Tensor
 
 from anprompt.clip.cache import ENTRY, MARK, ActivationCache
@@ -189,21 +191,68 @@ def test_entries_that_vanish_are_misses(tmp_path: Path) -> None:
 
 
 def test_the_least_recently_used_goes_first(tmp_path: Path) -> None:
-    one = size_of_one(tmp_path)
-    cache, lower = ActivationCache(tmp_path / "cache", int(3.5 * one)), Lower()
+    limit, folder = int(3.5 * size_of_one(tmp_path)), tmp_path / "cache"
+    assert scan(ActivationCache(folder, limit), [0, 1, 2]) == [False] * 3
+    assert scan(ActivationCache(folder, limit), [0]) == [True]  # 1 is now what was not used for longest
+    assert scan(ActivationCache(folder, limit), [3]) == [False]
+    assert scan(ActivationCache(folder, limit), [0, 2, 3, 1]) == [True] * 3 + [False]
+    assert ActivationCache(folder).bytes <= limit
+    assert len(entries(folder)) == 3
 
-    def use(number: int) -> bool:
+
+def scan(cache: ActivationCache, numbers: Iterable[int]) -> list[bool]:
+    """Fetch these batches; which of them were kept."""
+    lower, hits = Lower(), []
+    for number in numbers:
         before = lower.calls
         cache.fetch("e", BATCH + number, 6, lower)
-        return lower.calls == before
+        hits.append(lower.calls == before)
+    return hits
 
-    assert [use(i) for i in (0, 1, 2)] == [False] * 3
-    assert use(0)  # 1 is now what was not used for longest
-    assert not use(3)
-    assert [use(i) for i in (0, 2, 3)] == [True] * 3
-    assert not use(1)
-    assert cache.bytes <= cache.limit_bytes
-    assert len(entries(cache.folder)) == 3
+
+@pytest.mark.parametrize("processes", [1, 3])
+def test_more_batches_than_fit_are_no_reason_to_forget_those_that_do(
+    processes: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """24 batches in the same order each time, with room for 16; what does not fit is not even prepared for writing."""
+    limit, folder = int(17.5 * size_of_one(tmp_path)), tmp_path / "cache"
+    caches = [ActivationCache(folder, limit) for _ in range(processes)]
+    assert not any(scan(caches[0], range(24)))
+    kept = entries(folder)
+    assert len(kept) == 16
+    written: list[object] = []
+    monkeypatch.setattr("anprompt.clip.cache.save", lambda tensors: written.append(tensors) or save(tensors))
+    for cache in [*caches[1:], caches[0]]:
+        assert scan(cache, range(24)) == [True] * 16 + [False] * 8
+    assert entries(folder) == kept
+    assert len(written) == processes - 1, "each finds out once that there is no room"
+    assert "this run shows more than fits the limit of" in caches[0].summary()
+
+
+def test_runs_take_the_room_of_what_none_of_the_last_two_has_used(tmp_path: Path) -> None:
+    """Training and evaluation of one method do not drive out each other's entries, but those of an earlier method."""
+    cache = ActivationCache(tmp_path / "cache", int(5.5 * size_of_one(tmp_path)))
+
+    def run(numbers: Iterable[int]) -> list[bool]:
+        with cache.attached(random_backbone()):
+            return scan(cache, numbers)
+
+    assert not any(run(range(8)))  # five are kept
+    assert not any(run(range(10, 13)))
+    assert run(range(8)) == [True] * 5 + [False] * 3
+    assert not any(run(range(10, 13)))
+    assert not any(run(range(20, 23)))  # the five were last used two runs ago: three of them make room
+    assert run(range(20, 23)) == [True] * 3
+
+
+def test_files_that_others_are_writing_are_not_deleted_for_room(tmp_path: Path) -> None:
+    one = size_of_one(tmp_path)
+    cache = ActivationCache(tmp_path / "cache", int(3.5 * one))
+    scan(cache, [0])
+    theirs = cache.folder / f".theirs{ENTRY}.x.part"
+    theirs.write_bytes(bytes(2 * one))
+    assert scan(cache, [1, 0]) == [False, True]
+    assert theirs.exists()
 
 
 @settings(max_examples=25, deadline=None)

@@ -16,6 +16,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import os
 import platform
 import re
@@ -48,6 +49,9 @@ STALE = 3600.0  # seconds after which a file that is still being written was lef
 class ActivationCache:
     """A folder of frozen activations, bounded in size; what was not used for longest goes first.
 
+    What this run has used stays: runs show their batches in one order, and when these are too many, each new one would
+    take the place of one that the next run asks for. Once only such entries are left, nothing more is written.
+
     Several processes may share the folder, also on several machines: files appear whole or not at all, and one that
     has vanished or is damaged counts as a miss. When nothing more can be written, runs go on without new entries.
 
@@ -70,6 +74,9 @@ class ActivationCache:
         self.problem = ""  # why the last batch that was not kept could not be kept
         self._full = False  # the disk, as opposed to the limit
         self._room = 0  # bytes that may be written before the folder is measured again
+        self._too_large: float = math.inf  # bytes of a batch for which there was no room in this run
+        self._used: set[str] = set()  # names of entries that this run has written or read
+        self._used_before: set[str] = set()  # the same of the run before: training and evaluating take turns
         self._check()
 
     def _check(self) -> None:
@@ -103,7 +110,11 @@ class ActivationCache:
 
     @contextlib.contextmanager
     def attached(self, backbone: Backbone) -> Iterator[ActivationCache]:
-        """Use the cache for ``backbone`` inside the block; afterwards it has the cache that it had before."""
+        """Use the cache for ``backbone`` inside the block; afterwards it has the cache that it had before.
+
+        Each block is a run of its own.
+        """
+        self._used_before, self._used, self._too_large = self._used, set(), math.inf
         before = backbone.cache
         backbone.cache = _Attached(self, backbone)
         try:
@@ -123,6 +134,7 @@ class ActivationCache:
         kept = _read(path)
         if kept is not None:
             self.hits += 1
+            self._used.add(path.name)
             return kept.to(pixels.device)
         self.misses += 1
         tokens = compute(pixels).contiguous()
@@ -130,41 +142,52 @@ class ActivationCache:
         return tokens
 
     def _write(self, path: Path, tokens: Tensor) -> None:
-        if self._full:
+        if self._full or tokens.nbytes >= self._too_large:
             return
         own = tokens.detach().cpu()
         content = save({"tokens": own, "sha256": _digest(path.stem, own)})
         if not self._make_room(len(content)):
-            self.problem = f"a batch takes {_in_words(len(content))}, too much for a limit of "
-            self.problem += _in_words(self.limit_bytes)
+            self._too_large = own.nbytes
             return
         try:
             if not (self.folder / MARK).exists():  # the first entry, or somebody has deleted the folder meanwhile
                 write_json(self.folder / MARK, CONTENT)
             with atomic_path(path) as part:
                 part.write_bytes(content)
+            self._used.add(path.name)
         except UserError as error:
             self._full = True
             self.problem = f"nothing more can be written: {_cause(error)}"
 
     def _make_room(self, size: int) -> bool:
-        """Whether ``size`` bytes fit; deletes what was not used for longest when they would not."""
+        """Whether ``size`` bytes fit; deletes what was not used for longest when they would not.
+
+        If that is not enough, nothing is deleted, and :attr:`problem` says why.
+        """
         spare = self.limit_bytes // 16
         if size > self.limit_bytes - spare:
+            self.problem = f"a batch takes {_in_words(size)}, too much for a limit of {_in_words(self.limit_bytes)}"
             return False
         if size <= self._room:
             self._room -= size
             return True
         entries = sorted(self._entries())
-        total = sum(entry.size for entry in entries)
-        for entry in entries:
-            if total + size <= self.limit_bytes - spare:
+        excess = sum(entry.size for entry in entries) + size - (self.limit_bytes - spare)
+        others = [entry for entry in entries if not (self._is_used(entry) or entry.path.name.endswith(PART))]
+        if sum(entry.size for entry in others) < excess:
+            self.problem = f"this run shows more than fits the limit of {_in_words(self.limit_bytes)}"
+            return False
+        for entry in others:
+            if excess <= 0:
                 break
             with contextlib.suppress(OSError):  # another process was quicker, or is reading it (Windows)
                 entry.path.unlink()
-            total -= entry.size
+            excess -= entry.size
         self._room = spare // 4
         return True
+
+    def _is_used(self, entry: _Entry) -> bool:
+        return entry.path.name in self._used or entry.path.name in self._used_before
 
     def _entries(self) -> Iterator[_Entry]:
         """All entries, and files being written; those that killed processes left behind are deleted."""
