@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from PIL import Image, ImageOps
 
+from anprompt.protocols.plan import _Known, open_source
 from helpers_bench import QUICK, lasting, records
 from helpers_cli import Cli, Refused, contents
 
@@ -52,6 +54,38 @@ def test_what_is_done_is_not_done_again(bench: Any) -> None:
     assert code == 0
     assert "4 evaluations, 4 of them done already; 0 runs to do" in err
     assert contents(Path("results")) == before
+
+
+def test_other_photos_of_the_same_names_are_other_data(bench: Any, photo_folder: Path) -> None:
+    shutil.copytree(photo_folder, "v1/birds")
+    shutil.copytree("v1/birds", "copy/birds")
+    chosen = ("--methods", "zero-shot,anprompt", "--datasets")
+    assert bench(*chosen, "v1/birds").code == 0
+    assert "4 of them done already; 0 runs to do" in bench(*chosen, "copy/birds").err  # where they lie does not count
+    for file in Path("v1/birds/test").rglob("*.*"):
+        with Image.open(file) as photo:
+            ImageOps.invert(photo).save(file)
+    code, _, err = bench(*chosen, "v1/birds")  # zero-shot and new evaluations of the old training
+    assert code == 0, err
+    assert "0 of them done already; 2 runs to do" in err
+    assert "training" not in err
+    for file in Path("v1/birds/train").rglob("*.*"):
+        with Image.open(file) as photo:
+            ImageOps.invert(photo).save(file)
+    code, _, err = bench(*chosen, "v1/birds")
+    assert code == 0, err
+    assert "2 of them done already; 1 runs to do" in err
+    assert len(list(Path("results/adapters").iterdir())) == 2
+
+
+@pytest.mark.real
+def test_published_photos_are_known_by_their_names(real: Path) -> None:
+    """A million files are not read for it, and records that were published stay valid."""
+    root, folder = real / "coop-data", Path(__file__).parents[1] / "docs" / "records" / "bench-texts" / "base-to-new"
+    published = json.loads(next(folder.glob("anprompt/eurosat-new-16shots-seed1-ba572650.json")).read_text())
+    known = _Known({"eurosat": open_source("eurosat", str(root))}, None)
+    settings = published["config"]["settings"]
+    assert [known.listing("eurosat", split) for split in ("train", "test")] == [settings["train"], settings["target"]]
 
 
 def test_a_missing_or_damaged_record_is_made_again_from_the_adapter(bench: Any) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable
@@ -12,6 +13,7 @@ from typing import NamedTuple
 
 from PIL import Image
 
+from anprompt.data.digests import Digest, digest, kept_digests
 from anprompt.data.draw import base_new_split
 from anprompt.errors import UserError, unknown_name
 from anprompt.pictures import decode
@@ -101,23 +103,20 @@ class DataSource:
         }
         return replace(self, classes=tuple(self.classes[label] for label in kept), splits=splits)
 
-    def content_hash(self, items: Iterable[Item]) -> str:
+    def content_hash(self, items: Iterable[Item], *, keep: bool = False) -> str:
         """Return a SHA-256 (hex) over the items in their order: relative path, class, file size and file contents.
 
         A virtual path stands for its picture. Moving the whole folder does not change the hash.
+        keep: of many files, keep what they hold (:func:`anprompt.data.digests.kept_digests`): the next time is quick.
 
         Raises:
             UserError: a file cannot be read.
         """
-        total = hashlib.sha256()
-        for item in items:
-            record: list[str | int] = [self.relative(item), item.name]
-            if self.root is not None:
-                try:
-                    with open(item.path, "rb") as file:
-                        digest = hashlib.file_digest(file, "sha256").hexdigest()
-                        record += [os.fstat(file.fileno()).st_size, digest]
-                except OSError as error:
-                    raise UserError(f"Cannot read {item.path}: {error.strerror or error}.") from error
-            total.update(json.dumps(record).encode() + b"\n")
+        total, items = hashlib.sha256(), list(items)
+        digests: Iterable[tuple[()] | Digest] = itertools.repeat(())
+        if self.root is not None:
+            paths = [item.path for item in items]
+            digests = kept_digests(self.root, paths) if keep else map(digest, paths)
+        for item, held in zip(items, digests, strict=False):
+            total.update(json.dumps([self.relative(item), item.name, *held]).encode() + b"\n")
         return total.hexdigest()

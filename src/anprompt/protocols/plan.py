@@ -104,13 +104,17 @@ class _Known:
         self._banks: dict[str, str] = {}
 
     def listing(self, spec: str, split: str) -> str:
-        """SHA-256 over relative path, label and class of every photo of a split."""
+        """What the photos of a split are, as SHA-256; :class:`UserError` if one of the user's own cannot be read.
+
+        Published photos and those of the toy world are known by their names: nobody changes them, they may be a million
+        and lie on many machines. The user's own may be replaced by others of the same names, so what they hold counts.
+        """
         if (spec, split) not in self._listings:
             source = self.sources[spec]
-            total = hashlib.sha256()
-            for item in source.splits[split]:
-                total.update(json.dumps([source.relative(item), item.label, item.name]).encode())
-            self._listings[spec, split] = total.hexdigest()
+            own = source.benchmark is None and source.root is not None
+            self._listings[spec, split] = (
+                source.content_hash(source.splits[split], keep=True) if own else _names(source, split)
+            )
         return self._listings[spec, split]
 
     def bank(self, spec: str) -> str:
@@ -119,6 +123,14 @@ class _Known:
             bank: DescriptionBank = bank_for(self.texts, self.sources[spec])
             self._banks[spec] = sha256_json(bank.to_json())
         return self._banks[spec]
+
+
+def _names(source: DataSource, split: str) -> str:
+    """SHA-256 over relative path, label and class of every photo of a split."""
+    total = hashlib.sha256()
+    for item in source.splits[split]:
+        total.update(json.dumps([source.relative(item), item.label, item.name]).encode())
+    return total.hexdigest()
 
 
 def label_of(spec: str, source: DataSource) -> str:
