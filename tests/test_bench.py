@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 from PIL import Image, ImageOps
 
+from anprompt.protocols.execute import Done, bring_back
 from anprompt.protocols.plan import _Known, open_source
+from anprompt.results import make_record, write_record
 from helpers_bench import QUICK, lasting, records
 from helpers_cli import Cli, Refused, contents
 
@@ -98,6 +100,15 @@ def test_a_missing_or_damaged_record_is_made_again_from_the_adapter(bench: Any) 
     assert code == 0, err
     assert "training" not in err  # the adapter is there
     assert lasting() == first
+
+
+def test_a_damaged_record_is_replaced_by_what_comes_back(tmp_path: Path) -> None:
+    made = make_record("bench", {"seed": 1}, accuracy=50.0)
+    places = [tmp_path / name for name in ("damaged.json", "there.json", "new.json")]
+    places[0].write_text(json.dumps(made)[:60])
+    write_record(places[1], {**made, "accuracy": 60.0})
+    bring_back(Done({place.name: made for place in places}), tmp_path)
+    assert [json.loads(place.read_text())["accuracy"] for place in places] == [50.0, 60.0, 50.0]
 
 
 def test_processes_give_the_same_records(bench: Any) -> None:

@@ -19,7 +19,7 @@ from anprompt.clip import Backbone, load_backbone
 from anprompt.clip.cache import ActivationCache
 from anprompt.files import atomic_path, locked
 from anprompt.protocols.declare import learns
-from anprompt.protocols.plan import is_done, open_source
+from anprompt.protocols.plan import is_done, is_record, open_source
 from anprompt.protocols.runs import Bench, Evaluation, Task
 from anprompt.results import make_record, write_record
 from anprompt.settings import Note, Progress, cache_for, find_device, note
@@ -148,10 +148,10 @@ def in_temporary_folder(task: Task, bench: Bench) -> Done:
 
 
 def bring_back(done: Done, out: Path) -> None:
-    """Write what came back from another machine, the records last; what is there already stays."""
+    """Write what came back from another machine, the records last; those that are there already stay."""
     for name, content in done.files.items():
         with atomic_path(out / name) as part:
             part.write_bytes(content)
     for name, record in done.records.items():
-        if not (out / name).exists():
+        if not is_record(out / name, record["config_sha256"]):
             write_record(out / name, record)

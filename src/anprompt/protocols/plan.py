@@ -86,10 +86,15 @@ def make_plan(runs: Sequence[Run], bench: Bench, weights_hash: str) -> Plan:
 
 
 def is_done(out: Path, evaluation: Evaluation) -> bool:
-    """Whether the record of an evaluation is there. A damaged one counts as absent, and is replaced."""
+    """Whether the record of an evaluation is there."""
+    return is_record(out / evaluation.file, evaluation.sha256)
+
+
+def is_record(file: Path, sha256: str) -> bool:
+    """Whether a file is the record of a configuration. A damaged one counts as absent, and is replaced."""
     try:
-        record = json.loads((out / evaluation.file).read_text(encoding="utf-8"))
-        return bool(record["config_sha256"] == evaluation.sha256 and "accuracy" in record)
+        record = json.loads(file.read_text(encoding="utf-8"))
+        return bool(record["config_sha256"] == sha256 and "accuracy" in record)
     except (OSError, ValueError, KeyError, TypeError):
         return False
 
