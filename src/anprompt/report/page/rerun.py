@@ -8,6 +8,7 @@ from dataclasses import asdict
 from typing import Any
 
 from anprompt import methods
+from anprompt.protocols.recipes import FOR_ALL
 from anprompt.report.page.given import CONFIG, Given
 from anprompt.report.page.parts import Page
 from anprompt.training import resolve_recipe
@@ -77,7 +78,7 @@ def _bench(record: Mapping[str, Any]) -> str:
         line += [f"--{option.rstrip('s')}s", str(config[option])] if config.get(option) is not None else []
     name = str(config.get("recipe") or "").partition("/")[0]
     if name and name != config["method"]:  # of the method's own name: the published one
-        line += ["--recipe", name if name == "matched" else f"{name}.yaml"]
+        line += ["--recipe", name if name in FOR_ALL else f"{name}.yaml"]
     for key, value in (config.get("variant") or {}).items():
         line += [f"--vary.{key}", str(value)]
     line += ["--ablation", config["ablation"]] if config.get("ablation") else []
