@@ -10,9 +10,13 @@ from typing import Any
 import pytest
 from PIL import Image, ImageOps
 
+from anprompt.protocols import benchmark
 from anprompt.protocols.execute import Done, bring_back
+from anprompt.protocols.executors import run_serial
 from anprompt.protocols.plan import _Known, open_source
 from anprompt.results import make_record, write_record
+from anprompt.training import capacity, memory
+from anprompt.training.memory import GIB
 from helpers_bench import QUICK, lasting, records
 from helpers_cli import Cli, Refused, contents
 
@@ -116,6 +120,18 @@ def test_processes_give_the_same_records(bench: Any) -> None:
     code, _, err = bench("--out", "two", "--jobs", "2")
     assert code == 0, err
     assert lasting("one") == lasting("two")
+
+
+def test_runs_at_the_same_time_share_the_memory(bench: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (capacity, memory):
+        monkeypatch.setattr(module, "memory_in_use", lambda device: GIB)
+    monkeypatch.setattr(capacity, "_free", lambda device: 8 * GIB)
+    monkeypatch.setattr(benchmark, "run_processes", lambda work, tasks, jobs, threads: run_serial(work, tasks))
+    code, _, err = bench("--methods", "anprompt", "--seeds", "1,2", "--jobs", 3)  # two runs: half each
+    assert code == 0, err
+    fits = [json.loads(file.read_text()) for file in Path("results/adapters").glob("*/record.json")]
+    assert [fit["memory"]["limit"] for fit in fits] == [GIB + int(0.8 * 4 * GIB)] * 2
+    assert not capacity.is_shared()
 
 
 def test_few_shot_and_discarded_adapters(bench: Any) -> None:

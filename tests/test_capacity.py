@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from anprompt.training import capacity
-from anprompt.training.capacity import memory_free, memory_in_use
+from anprompt.training.capacity import Share, is_shared, memory_free, memory_in_use, sharing
 
 CPU = torch.device("cpu")
 MIB = 2**20
@@ -80,3 +80,25 @@ def test_systems_without_proc(machine: Path, monkeypatch: pytest.MonkeyPatch) ->
     assert memory_free(CPU) == 700 * MIB
     monkeypatch.delattr(capacity.os, "sysconf")
     assert memory_free(CPU) is None
+
+
+def test_processes_side_by_side_take_equal_shares(machine: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    share = Share.of(4, CPU)
+    assert share == Share(4, {"cpu": 8192 * MIB})
+    held = 500 * MIB
+    monkeypatch.setattr(capacity, "memory_in_use", lambda device: held)
+    meminfo = machine / "proc" / "meminfo"
+    meminfo.write_text(f"MemAvailable: {(8192 - 4 * 500) * 1024} kB\n")
+    with sharing(share):
+        assert is_shared()
+        assert memory_free(CPU) == (2048 - 500) * MIB
+        meminfo.write_text(f"MemAvailable: {3000 * 1024} kB\n")  # the others have taken theirs
+        assert memory_free(CPU) == (2048 - 500) * MIB
+        meminfo.write_text(f"MemAvailable: {1000 * 1024} kB\n")  # and some other program has come
+        assert memory_free(CPU) == 1000 * MIB
+        held = 2040 * MIB
+        assert memory_free(CPU) == 250 * MIB, "an equal part of what is free"
+        meminfo.unlink()
+        monkeypatch.setattr(capacity, "_machine_free", lambda: None)
+        assert memory_free(CPU) is None
+    assert not is_shared()

@@ -23,6 +23,7 @@ from anprompt.errors import UserError
 from anprompt.methods import Method
 from anprompt.settings import Note
 from anprompt.training import Recipe, memory, train
+from anprompt.training.capacity import Share, sharing
 from anprompt.training.memory import (
     CPU_FIXED,
     CPU_HOLES,
@@ -331,6 +332,12 @@ def test_by_default_four_fifths_of_what_is_free(many: Method, monkeypatch: pytes
     assert plan.summary() == "training will need about 1.1 GiB of memory of the 9.0 GiB that it may use"
     monkeypatch.setattr(memory, "memory_free", lambda device: None)
     assert plan_memory(many, 2).summary() == "training will need about 1.1 GiB of memory"
+
+
+@pytest.mark.usefixtures("still")
+def test_beside_other_jobs_fewer_of_them_help(many: Method) -> None:
+    with sharing(Share(2, {})), pytest.raises(UserError, match=r"precision bf16, fewer --jobs\."):
+        plan_memory(many, 2, GIB)
 
 
 @pytest.mark.usefixtures("still")

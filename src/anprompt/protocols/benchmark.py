@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 
@@ -11,7 +11,8 @@ from anprompt.protocols.execute import Done, bring_back, execute, in_temporary_f
 from anprompt.protocols.executors import Outcome, run_processes, run_serial
 from anprompt.protocols.plan import Plan
 from anprompt.protocols.runs import Bench, Task
-from anprompt.settings import Progress
+from anprompt.settings import Progress, find_device
+from anprompt.training.capacity import Share
 
 
 @dataclass(frozen=True)
@@ -73,4 +74,6 @@ def _outcomes(tasks: list[Task], bench: Bench, machines: Machines, progress: Pro
         return run_on_ray(work, tasks, address=machines.address, cpus=machines.cpus, gpus=machines.gpus)
     if machines.jobs == 1:
         return run_serial(partial(execute, bench=bench, progress=progress), tasks)
-    return run_processes(partial(execute, bench=bench), tasks, machines.jobs, bench.threads or 1)
+    jobs = max(1, min(machines.jobs, len(tasks)))
+    bench = replace(bench, memory=Share.of(jobs, find_device(bench.device)))  # now, while no run holds any
+    return run_processes(partial(execute, bench=bench), tasks, jobs, bench.threads or 1)

@@ -23,6 +23,7 @@ from anprompt.protocols.plan import is_done, is_record, open_source
 from anprompt.protocols.runs import Bench, Evaluation, Task
 from anprompt.results import make_record, write_record
 from anprompt.settings import Note, Progress, cache_for, find_device, note
+from anprompt.training.capacity import sharing
 from anprompt.training.checkpoint import FILE
 
 FIT_RECORD, TRAINING = "record.json", "training"
@@ -59,7 +60,8 @@ def execute(task: Task, bench: Bench, progress: Progress | None = None) -> Done:
     out, done = Path(bench.out), Done()
     name = task.adapter.name
     lock = locked(out / "locks" / f"{name}.lock", f"'{name}'", note)
-    with warnings.catch_warnings(record=True, action="always", category=Note) as raised, lock:
+    heard = warnings.catch_warnings(record=True, action="always", category=Note)
+    with heard as raised, lock, sharing(bench.memory):
         left = [e for e in task.evaluations if not is_done(out, e)]  # somebody else may have been faster
         trained: tuple[PromptClassifier, dict[str, Any]] | None = None
         for evaluation in left:

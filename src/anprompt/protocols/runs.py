@@ -5,10 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from anprompt.files import sha256_json
 from anprompt.results.collect import PROTOCOLS
+
+if TYPE_CHECKING:
+    from anprompt.training.capacity import Share
 
 __all__ = ["PROTOCOLS", "Bench", "Evaluation", "Run", "Target", "Task", "data_of", "short_name"]
 
@@ -117,6 +120,7 @@ class Bench:
     """What all runs of a benchmark share. Paths are as the user gave them.
 
     discard: remove adapters when all their evaluations are done. threads: of one run; ``None``: all of the machine's.
+    memory: what one of several runs at the same time may take; ``None``: all that is free. It decides no result.
     """
 
     backbone: str
@@ -128,6 +132,7 @@ class Bench:
     cache_limit: float | None = None
     discard: bool = False
     threads: int | None = None
+    memory: Share | None = None
 
 
 def data_of(runs: Sequence[Run]) -> list[str]:

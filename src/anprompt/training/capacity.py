@@ -2,13 +2,52 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 PROC, CGROUPS = Path("/proc"), Path("/sys/fs/cgroup")
 KIB = 1024
+
+
+@dataclass(frozen=True)
+class Share:
+    """What one of several processes side by side may take. jobs: how many they are.
+
+    free: what they may take together, by kind of device, measured before the first of them takes anything.
+    """
+
+    jobs: int
+    free: Mapping[str, int]
+
+    @classmethod
+    def of(cls, jobs: int, device: torch.device) -> Share:
+        """An equal share of what is free now, of this machine and of the device that all of the processes use."""
+        amounts = {each.type: memory_free(each) for each in (torch.device("cpu"), device)}
+        return cls(jobs, {kind: amount for kind, amount in amounts.items() if amount is not None})
+
+
+_share: Share | None = None  # of this process
+
+
+@contextlib.contextmanager
+def sharing(share: Share | None) -> Iterator[None]:
+    """Inside the block, :func:`memory_free` is what ``share`` leaves to this process; ``None``: all that is free."""
+    global _share
+    before, _share = _share, share
+    try:
+        yield
+    finally:
+        _share = before
+
+
+def is_shared() -> bool:
+    """Whether other processes of the same benchmark take their share."""
+    return _share is not None
 
 
 def memory_in_use(device: torch.device) -> int:
@@ -35,8 +74,18 @@ def memory_free(device: torch.device) -> int | None:
     """What this process could still take: of the machine, of its control group, or of a CUDA device.
 
     Where the system does not say what is free, all of the machine's memory that the process does not hold; ``None``
-    where it says nothing at all.
+    where it says nothing at all. Inside :func:`sharing` what is left of the share, at least an equal part of what is
+    free now: some systems only tell the most that a process ever held.
     """
+    free = _free(device)
+    if free is None or _share is None or device.type not in _share.free:
+        return free
+    left = _share.free[device.type] // _share.jobs - memory_in_use(device)
+    return max(free // _share.jobs, min(free, left))
+
+
+def _free(device: torch.device) -> int | None:
+    """What all processes could still take together, as far as the system tells."""
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         return int(torch.cuda.mem_get_info(device)[0]) + cached

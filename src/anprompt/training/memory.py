@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from anprompt.clip import Backbone
 from anprompt.errors import UserError
 from anprompt.methods.base import Method
-from anprompt.training.capacity import memory_free, memory_in_use
+from anprompt.training.capacity import is_shared, memory_free, memory_in_use
 from anprompt.training.recipe import Recipe
 from anprompt.training.tracing import LiveBytes, Shape, untouched
 
@@ -241,7 +241,7 @@ def _too_much(method: Method, batch: int, tried: dict[int, int], limit: int) -> 
     helps = [f"fewer photos a step (--recipe.batch, now {batch})"] if batch > 1 else []
     if method.backbone.precision == "fp32":
         helps.append("--recipe.precision bf16")
-    helps.append("a higher --memory-gb, if other programs can do with less")
+    helps.append("fewer --jobs" if is_shared() else "a higher --memory-gb, if other programs can do with less")
     size, peak = min(tried.items(), key=lambda pair: pair[1])
     chunks = f", even with the texts of {size} classes at a time," if len(tried) > 1 else ""
     return UserError(
