@@ -21,7 +21,7 @@ from anprompt.commands.arguments import parse
 from anprompt.report.page import parts
 from anprompt.report.page.given import look_at, losses
 from anprompt.report.page.render import fixed
-from helpers_cli import Cli, Refused, contents
+from helpers_cli import Cli, Refused
 from helpers_page import Page
 from helpers_records import halves, write_records
 
@@ -154,21 +154,6 @@ def test_commands_of_the_page_are_accepted_and_repeat_the_run(
     assert words["recipe"] == {"epochs": 2}
     assert {key: words[key] for key in ("shots", "seed", "method", "preset")} == {
         "shots": 4, "seed": 1, "method": "anprompt", "preset": "paper"}  # fmt: skip
-
-
-def test_json(cli: Cli, small_adapter: Path, photo_folder: Path, tmp_path: Path) -> None:
-    before = contents(small_adapter)
-    document = cli("report", small_adapter, photo_folder, "-o", tmp_path / "r.html", "--quick", "--json",
-                   "--subset", "base").document  # fmt: skip
-    expected = cli("evaluate", small_adapter, photo_folder, "--subset", "base", "--json").document
-    assert document["numbers"]["accuracy"] == expected["accuracy"]
-    assert document["numbers"]["classes"] == 2
-    assert document["bytes"] == (tmp_path / "r.html").stat().st_size
-    assert contents(small_adapter) == before
-
-
-def test_o_is_short_for_out() -> None:
-    assert parse(COMMANDS["report"], ["a", "-o", "b.html"]) == parse(COMMANDS["report"], ["a", "--out", "b.html"])
 
 
 # What is in names is text
