@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import math
+from unittest import mock
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
@@ -68,6 +70,28 @@ def test_attention_equals_the_formula(
         strict=True,
     ):  # fmt: skip
         torch.testing.assert_close(mine, other)
+
+
+@pytest.mark.parametrize(
+    ("packing", "runs", "calls"),
+    [
+        (Packing.equal(40, 197), 0, 1),  # pictures, which a CPU takes one by one
+        (Packing.equal(40, 197), 1, 1),
+        (Packing(((2, 3), (4, 5), (3, 6)) * 4), 4, 3),  # sentences, under four variants of what stands before them
+    ],
+)
+def test_off_the_cpu_sequences_of_one_length_are_one_call(
+    packing: Packing, runs: int, calls: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, queries = random(packing.rows, 3 * WIDTH), random(3 * packing.sequences, WIDTH, seed=1)
+    shared = random(runs, 2, 2 * WIDTH, seed=2) if runs else None
+    fused = mock.Mock(wraps=F.scaled_dot_product_attention)
+    monkeypatch.setattr(F, "scaled_dot_product_attention", fused)
+    for asked, own, causal in ((None, rows, False), (None, rows, True), (queries, rows[:, WIDTH:], False)):
+        fused.reset_mock()
+        out = _attend_fused(asked, own, shared, packing, HEADS, causal)
+        assert fused.call_count == calls
+        torch.testing.assert_close(out, attend(asked, own.contiguous(), shared, packing, HEADS, causal))
 
 
 def test_gradients_that_nobody_wants_are_not_made() -> None:

@@ -13,6 +13,7 @@ import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 from typing import Any
 
 import torch
@@ -75,6 +76,11 @@ class Packing:
         """Which of the V equal runs of groups, with ``shared`` rows ``(V, S, ·)``, group number ``group`` is in."""
         return group * len(shared) // len(self.groups)
 
+    def merged(self, runs: int) -> Packing:
+        """One of ``runs`` equal runs of groups, neighbours of one length in one group: fewer calls, but larger ones."""
+        one = self.groups[: len(self.groups) // runs]
+        return Packing(tuple((sum(n for n, _ in same), length) for length, same in groupby(one, key=lambda g: g[1])))
+
     def last_rows(self) -> Tensor:
         """Index of each sequence's last row, ``(N,)``."""
         lengths = torch.tensor([length for n, length in self.groups for _ in range(n)])
@@ -110,30 +116,32 @@ def attend(
 def _attend_fused(
     queries: Tensor | None, rows: Tensor, shared: Tensor | None, packing: Packing, heads: int, causal: bool
 ) -> Tensor:
-    """The same with PyTorch's fused attention, one call a group; ``shared`` are ``(V, S, 2D)``."""
+    """The same with PyTorch's fused attention, one call for each length; ``shared`` are ``(V, S, 2D)``."""
     if queries is None:
         queries, rows = torch.split(rows, [rows.shape[1] // 3, rows.shape[1] // 3 * 2], dim=1)
         reads = None
     else:
         reads = queries.shape[0] // packing.sequences
-    d = queries.shape[1]
+    d, runs = queries.shape[1], 1 if shared is None else len(shared)
+    queries, rows = queries.reshape(runs, -1, d), rows.reshape(runs, -1, 2 * d)  # (V, ·, D), (V, T/V, 2D)
 
-    def by_head(x: Tensor, n: int) -> Tensor:
-        return x.reshape(n, -1, heads, d // heads).transpose(1, 2)  # (n, H, L, D/H)
+    def by_head(x: Tensor, sequences: int) -> Tensor:
+        return x.reshape(sequences, -1, heads, d // heads).transpose(1, 2)  # (V·n, H, L, D/H)
 
     parts = []
-    for number, (n, length, own, asked) in enumerate(packing.spans(reads)):
-        kv = rows[own].view(n, length, 2 * d)
+    for n, length, own, asked in packing.merged(runs).spans(reads):
+        kv = rows[:, own].reshape(runs * n, length, 2 * d)
         mask = None
         if shared is not None:
-            kv = torch.cat([shared[packing.run_of(number, shared)].expand(n, -1, -1), kv], dim=1)  # (n, S + L, 2D)
+            ahead = shared[:, None].expand(-1, n, -1, -1).flatten(0, 1)  # (V·n, S, 2D)
+            kv = torch.cat([ahead, kv], dim=1)  # (V·n, S + L, 2D)
         if causal and reads is None:
             before = kv.shape[1] - length
             mask = torch.ones(length, kv.shape[1], dtype=torch.bool, device=kv.device).tril(before)
-        k, v = by_head(kv[..., :d], n), by_head(kv[..., d:], n)
-        x = F.scaled_dot_product_attention(by_head(queries[asked], n), k, v, attn_mask=mask)
-        parts.append(x.transpose(1, 2).reshape(-1, d))
-    return torch.cat(parts)
+        k, v = by_head(kv[..., :d], runs * n), by_head(kv[..., d:], runs * n)
+        x = F.scaled_dot_product_attention(by_head(queries[:, asked], runs * n), k, v, attn_mask=mask)
+        parts.append(x.transpose(1, 2).reshape(runs, -1, d))
+    return torch.cat(parts, dim=1).flatten(0, 1)
 
 
 class _Group:
