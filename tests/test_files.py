@@ -57,6 +57,21 @@ def test_a_new_file_has_the_permissions_of_any_other(tmp_path: Path) -> None:
     assert stat.S_IMODE((tmp_path / "ours").stat().st_mode) == stat.S_IMODE((tmp_path / "theirs").stat().st_mode)
 
 
+@pytest.mark.parametrize("umask", [0o022, 0o027, 0o077])
+def test_a_new_file_obeys_the_umask_of_that_time_without_changing_it(
+    umask: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It belongs to the whole process: what other threads write meanwhile must not be open to all."""
+    before = os.umask(umask)
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr(files.os, "umask", fail(errno.EPERM))
+            write_text(tmp_path / "ours", "x")
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE((tmp_path / "ours").stat().st_mode) == 0o666 & ~umask
+
+
 @pytest.mark.parametrize("error", [ValueError("half way"), KeyboardInterrupt()])
 def test_an_exception_in_the_middle_keeps_the_old_file(error: BaseException, tmp_path: Path) -> None:
     path = tmp_path / "state"
@@ -69,7 +84,7 @@ def test_an_exception_in_the_middle_keeps_the_old_file(error: BaseException, tmp
     assert names(tmp_path) == ["state"]
 
 
-@pytest.mark.parametrize("step", ["fsync", "replace", "chmod"])
+@pytest.mark.parametrize("step", ["open", "fsync", "replace"])
 @pytest.mark.parametrize(("number", "words"), [(errno.ENOSPC, "No space left"), (errno.EROFS, "Read-only")])
 def test_when_the_system_refuses_the_old_file_survives(
     step: str, number: int, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

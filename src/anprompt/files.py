@@ -8,6 +8,7 @@ import glob
 import hashlib
 import json
 import os
+import secrets
 import tempfile
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -31,14 +32,13 @@ def atomic_paths(*paths: Path) -> Iterator[list[Path]]:
     try:
         for path in paths:
             path.parent.mkdir(parents=True, exist_ok=True)
-            handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=PART)
-            os.close(handle)
-            parts.append(Path(name))
+            part = path.with_name(f".{path.name}.{secrets.token_urlsafe(6)}{PART}")
+            part.touch(exist_ok=False)  # unlike those of tempfile, with the permissions of any new file
+            parts.append(part)
         yield parts
         for part in parts:
             with part.open("r+b") as written:  # Windows flushes only what may be written to
                 os.fsync(written.fileno())
-            os.chmod(part, 0o666 & ~_umask())
         for part, path in zip(parts, paths, strict=True):
             os.replace(part, path)
     except OSError as error:
@@ -91,12 +91,6 @@ def remove_parts(*paths: Path) -> None:
     for path in paths:
         for part in path.parent.glob(f".{glob.escape(path.name)}.*{PART}"):
             part.unlink(missing_ok=True)
-
-
-def _umask() -> int:
-    current = os.umask(0)
-    os.umask(current)
-    return current
 
 
 def write_text(path: Path, text: str) -> None:
