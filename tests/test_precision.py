@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import threading
 import warnings
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -299,5 +301,34 @@ def test_narrow_towers_run_in_one_thread_and_wide_ones_in_all(monkeypatch: pytes
         monkeypatch.setattr("anprompt.clip.precision.NARROW", 1)
         with suitable_threads(narrow):
             assert torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("started", ["before", "meanwhile"])
+def test_overlapping_predictions_leave_every_thread_what_it_had(started: str) -> None:
+    """A thread that starts while another one runs with one thread must not stay with one for ever."""
+    narrow, before = random_backbone(), torch.get_num_threads()
+    first_is_in, second_is_in = threading.Event(), threading.Event()
+    torch.set_num_threads(2)
+
+    def second() -> tuple[int, int]:
+        first_is_in.wait()
+        with suitable_threads(narrow):
+            inside = torch.get_num_threads()
+            second_is_in.set()
+        return inside, torch.get_num_threads()
+
+    try:
+        with ThreadPoolExecutor(max_workers=1) as pool:
+            early = pool.submit(torch.get_num_threads).result() if started == "before" else 2
+            with suitable_threads(narrow):
+                other = pool.submit(second)
+                first_is_in.set()
+                assert second_is_in.wait(timeout=60)
+                with suitable_threads(narrow):
+                    pass
+                assert (torch.get_num_threads(), other.result()) == (1, (1, 2))
+            assert (early, torch.get_num_threads(), pool.submit(torch.get_num_threads).result()) == (2, 2, 2)
     finally:
         torch.set_num_threads(before)

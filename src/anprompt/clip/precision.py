@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,6 +24,7 @@ CLEARLY = 1.5
 NARROW = 256  # width below which a step's time goes into small operations rather than into matrix products
 SECONDS = 0.25  # that the comparison may take, warming up not counted
 FEW, ROWS = 8, 128  # rows per tower at first, and in the comparison; with more rows the ratio hardly changes
+_SWITCHING = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -85,27 +87,24 @@ def bf16_speedup(device: torch.device, config: ClipConfig) -> float:
     Takes about half a second, once per process. On a CPU one thread's own time is taken: it hardly depends on what
     else runs on the machine, as waiting for other threads would, and nor does the choice then.
     """
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     try:
         exact, rough = (_workload(config, device, dtype) for dtype in (torch.float32, torch.bfloat16))
 
         def times(rows: int) -> tuple[float, float]:
             return _seconds(exact, rows, device), _seconds(rough, rows, device)
 
-        times(FEW)  # the first run with so many rows prepares the products
-        slow, fast = times(FEW)
-        if fast > 2 * slow:  # bf16 is imitated: do not wait for it with more rows
-            return slow / fast
-        times(ROWS)
-        began, pairs = time.perf_counter(), [times(ROWS)]
-        while len(pairs) < 2 or time.perf_counter() - began < SECONDS:
-            pairs.append(times(ROWS))
+        with _one_thread():
+            times(FEW)  # the first run with so many rows prepares the products
+            slow, fast = times(FEW)
+            if fast > 2 * slow:  # bf16 is imitated: do not wait for it with more rows
+                return slow / fast
+            times(ROWS)
+            began, pairs = time.perf_counter(), [times(ROWS)]
+            while len(pairs) < 2 or time.perf_counter() - began < SECONDS:
+                pairs.append(times(ROWS))
         return min(slow for slow, _ in pairs) / min(fast for _, fast in pairs)
     except (RuntimeError, TypeError):  # a device that does not know the format
         return 0.0
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _seconds(run: Callable[[int], None], rows: int, device: torch.device) -> float:
@@ -151,15 +150,26 @@ def is_narrow(backbone: Backbone) -> bool:
     return max(backbone.config.vision.width, backbone.config.text.width) < NARROW
 
 
-@contextlib.contextmanager
-def suitable_threads(backbone: Backbone) -> Iterator[None]:
+def suitable_threads(backbone: Backbone) -> contextlib.AbstractContextManager[None]:
     """One thread for narrow towers on a CPU: more were no faster on an idle machine, and many times slower on one whose
     cores other programs use as well."""
-    before = torch.get_num_threads()
-    if before > 1 and backbone.device.type == "cpu" and is_narrow(backbone):
-        torch.set_num_threads(1)
+    narrow = backbone.device.type == "cpu" and is_narrow(backbone)
+    return _one_thread() if narrow else contextlib.nullcontext()
+
+
+@contextlib.contextmanager
+def _one_thread() -> Iterator[None]:
+    """Torch computes with one thread for the Python thread that is in this block; all others keep what they have."""
+    with _SWITCHING:
+        before = torch.get_num_threads()
+        if before > 1:
+            torch.set_num_threads(1)
+            # The number is each Python thread's own, but a new one begins with what any other has set last.
+            other = threading.Thread(target=torch.set_num_threads, args=(before,))
+            other.start()
+            other.join()
     try:
         yield
     finally:
-        if torch.get_num_threads() != before:
+        if before > 1:
             torch.set_num_threads(before)
