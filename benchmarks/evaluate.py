@@ -84,7 +84,7 @@ def measure(
             twin = models.transformers_twin(own)
         except ImportError:
             note("transformers is not installed; its side is left out")
-        own.set_precision(precision)
+        own = own.in_precision(precision)
         built[precision] = (models.build_method(own, classes, seed), twin and twin.to(machine.DTYPES[precision]))
         if twin is not None:
             few = models.random_batch(own, classes, 2, seed)["pixels"]

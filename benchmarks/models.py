@@ -26,7 +26,7 @@ def build_backbone(name: str, *, seed: int = 1, precision: str = "fp32", device:
     """``"vit-b-16"``: the sizes of CLIP ViT-B/16 with random weights and the packaged tokenizer; else what
     :func:`anprompt.load_backbone` takes."""
     backbone = _random_vit_b_16(seed) if name == RANDOM else load_backbone(name)
-    return backbone.to(device).set_precision(precision)
+    return backbone.to(device).in_precision(precision)
 
 
 def short_name(name: str) -> str:

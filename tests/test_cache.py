@@ -105,7 +105,7 @@ def test_encoders_do_not_share_entries(tmp_path: Path) -> None:
     heads = random_backbone(vision_heads=4)
     assert heads.weights_hash == random_backbone().weights_hash
     cache = ActivationCache(tmp_path)
-    backbones = [random_backbone(), random_backbone(seed=1), random_backbone().set_precision("bf16"), heads]
+    backbones = [random_backbone(), random_backbone(seed=1), random_backbone().in_precision("bf16"), heads]
     for _ in range(2):
         for backbone in backbones:
             expected = backbone.trunk(BATCH, 6)
@@ -125,15 +125,6 @@ def test_compiled_blocks_do_not_share_entries_with_others(tmp_path: Path) -> Non
             backbone.trunk(BATCH, 6)
         backbone.trunk(BATCH, 6)
     assert (cache.hits, cache.misses) == (1, 2)
-
-
-def test_the_precision_counts_at_the_time_of_the_call(tmp_path: Path) -> None:
-    backbone = random_backbone()
-    with ActivationCache(tmp_path).attached(backbone) as cache:
-        for precision in ("fp32", "bf16", "fp32", "bf16"):
-            backbone.set_precision(precision).trunk(BATCH, 6)
-    assert (cache.hits, cache.misses) == (2, 2)
-    assert backbone.cache is None
 
 
 def test_the_first_block_is_not_kept(tmp_path: Path) -> None:

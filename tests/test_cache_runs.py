@@ -41,7 +41,7 @@ def test_training_gives_the_same_bits_with_a_cold_a_warm_and_no_cache(tmp_path: 
     recipe = Recipe(epochs=2, batch=4, precision=precision)
 
     def run(cache: ActivationCache | None) -> tuple[dict[str, Tensor], Tensor, list[int]]:
-        backbone = random_backbone().set_precision(precision)
+        backbone = random_backbone().in_precision(precision)
         with contextlib.nullcontext() if cache is None else cache.attached(backbone), counted(backbone) as calls:
             torch.manual_seed(0)
             method = new_method(backbone=backbone)

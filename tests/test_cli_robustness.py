@@ -9,6 +9,9 @@ from pathlib import Path
 import pytest
 
 from anprompt import PromptClassifier, methods
+from anprompt.adapter import DOCUMENT
+from anprompt.analysis import robustness
+from anprompt.files import sha256_json, to_json
 from anprompt.text.noise import STRATEGIES
 from helpers_cli import Cli, Refused, contents
 
@@ -46,6 +49,26 @@ def test_the_command(cli: Cli, photo_folder: Path, small_adapter: Path, tmp_path
     assert document["data"]["images"] == 8
     kept = json.loads((tmp_path / "out" / "robustness.json").read_text())
     assert kept["rows"] == document["rows"]  # seeded
+
+
+def test_each_adapter_is_measured_in_its_own_precision(
+    photo_folder: Path, small_adapter: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli
+) -> None:
+    rough = tmp_path / "bf16"
+    shutil.copytree(small_adapter, rough)
+    document = {**json.loads((rough / DOCUMENT).read_text()), "precision": "bf16"}
+    document["recipe"] = {**document.get("recipe", {}), "precision": "bf16"}
+    document["sha256"] = sha256_json({key: value for key, value in document.items() if key != "sha256"})
+    (rough / DOCUMENT).write_text(to_json(document), encoding="utf-8")
+    seen: list[list[str]] = []
+    real = robustness.encode
+    monkeypatch.setattr(
+        robustness, "encode", lambda ms, *a, **k: seen.append([m.backbone.precision for m in ms]) or real(ms, *a, **k)
+    )
+    line = ["robustness", photo_folder, "--noises", "drop", "--wordings", 1, "--samples", 1, "--adapter"]
+    for folders, expected in (((rough, small_adapter), "bf16 bf16 fp32"), ((small_adapter, rough), "fp32 fp32 bf16")):
+        assert cli(*line, ",".join(map(str, folders))).code == 0
+        assert seen.pop() == expected.split(), "zero-shot as the first adapter"
 
 
 def test_methods_without_class_weights_are_left_out_of_weak_noise(

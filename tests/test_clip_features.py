@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pickle
+import weakref
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -298,10 +300,30 @@ def test_encoded_features_are_of_unit_length_and_in_the_order_given() -> None:
     assert not torch.allclose(images[0], images[1], atol=1e-2)
 
 
-def test_lower_precision_and_back_gives_exactly_the_weights_that_were_loaded() -> None:
+def test_lower_precision_is_another_encoder_and_back_is_the_one_that_was_loaded() -> None:
     backbone = random_backbone()
     before = {name: tensor.clone() for name, tensor in backbone.state_dict().items()}
-    assert backbone.set_precision("bf16").vision.blocks[0].qkv.weight.dtype == torch.bfloat16
-    assert backbone.vision.cls.dtype == torch.float32
-    backbone.set_precision("fp32")
+    rough = backbone.in_precision("bf16")
+    assert (rough.precision, backbone.precision) == ("bf16", "fp32")
+    assert rough.vision.blocks[0].qkv.weight.dtype == rough.vision.patch.weight.dtype == torch.bfloat16
+    assert rough.text.token.weight.dtype == torch.float32
+    assert rough.text.token.weight.data_ptr() == backbone.text.token.weight.data_ptr(), "shared"
+    assert rough.weights_hash == backbone.weights_hash
+    assert set(rough.state_dict()) == set(before)
+    assert not any(parameter.requires_grad for parameter in rough.parameters())
+    assert backbone.in_precision("bf16") is rough is rough.in_precision("bf16"), "one for all who use it"
+    assert rough.in_precision("fp32") is backbone is backbone.in_precision("fp32")
     assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.state_dict().items())
+    copied = pickle.loads(pickle.dumps(rough))
+    assert torch.equal(copied.encode_image(pixels()), rough.encode_image(pixels()))
+    assert torch.equal(copied.in_precision("fp32").encode_image(pixels()), backbone.encode_image(pixels()))
+    gone = weakref.ref(rough)
+    del rough
+    assert gone() is None, "kept no longer than it is used"
+
+
+def test_an_encoder_stays_on_its_device() -> None:
+    backbone = random_backbone()
+    elsewhere = backbone.in_precision("fp32", torch.device("meta"))
+    assert (elsewhere.device.type, backbone.device.type) == ("meta", "cpu")
+    assert backbone.in_precision("fp32", torch.device("meta")) is elsewhere

@@ -128,7 +128,7 @@ def test_positions_keep_their_numbers_and_tensors_from_outside_are_not_written_t
     ],
 )
 def test_the_estimate_is_what_a_real_step_holds(options: dict[str, Any], precision: str, chunk: int | None) -> None:
-    backbone = random_backbone(vision_depth=4, text_depth=4).set_precision(precision)
+    backbone = random_backbone(vision_depth=4, text_depth=4).in_precision(precision)
     backbone.class_chunk = chunk
     estimate = estimate_step(shallow(backbone=backbone, **options), 3)
     assert estimate.activations == pytest.approx(live_in_a_real_step(shallow(backbone=backbone, **options), 3), 0.01)
@@ -354,7 +354,7 @@ def test_a_chunk_that_was_set_before_is_kept(many: Method) -> None:
 def test_where_chunks_cannot_help_it_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
     monkeypatch.setattr(memory, "_follow", lambda method, batch: (calls.append(batch), (0, GIB))[1])
-    method = shallow(backbone=random_backbone(vision_depth=4, text_depth=4).set_precision("bf16"))
+    method = shallow(backbone=random_backbone(vision_depth=4, text_depth=4).in_precision("bf16"))
     with pytest.raises(UserError) as error:
         plan_memory(method, 1, GIB)
     assert "needs about 2.4 GiB of memory but may use 1.0 GiB. What helps: a higher --memory-gb" in str(error.value)
@@ -442,7 +442,7 @@ from anprompt.training import Recipe, TrainingImages, estimate_step, train
 from helpers_clip import WORDS, random_backbone
 classes, batch, precision = int(sys.argv[2]), int(sys.argv[3]), sys.argv[4]
 backbone = random_backbone(vision_width=768, vision_heads=12, text_width=512, text_heads=8, joint_width=512,
-                           image_size=224, patch_size=16).set_precision(precision)
+                           image_size=224, patch_size=16).in_precision(precision)
 names = [f"{a} {b}" for a in WORDS for b in WORDS][:classes]
 method = methods.create("anprompt", backbone, names, seed=1)
 recipe = Recipe(batch=batch, epochs=1)

@@ -181,7 +181,7 @@ def test_a_device_without_the_format_gives_zero(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_frozen_towers_in_bf16_give_nearly_the_same_features_and_train_in_fp32() -> None:
-    exact, rough = random_backbone(), random_backbone().set_precision("bf16")
+    exact, rough = random_backbone(), random_backbone().in_precision("bf16")
     pixels = exact.transform.normalise(torch.stack([image[:, :32, :32] for image in pictures(6).images]))
     for theirs, ours in (
         (exact.encode_image(pixels), rough.encode_image(pixels)),
@@ -271,6 +271,30 @@ def test_a_loaded_adapter_gives_the_same_bits_or_the_precision_asked_for(
     assert np.array_equal(elsewhere.decision_function(photos), exact.decision_function(photos))
     with pytest.raises(UserError, match=r"Unknown precision 'fp16'.*'bf16'"):
         PromptClassifier.load(folder, wide_backbone(), precision="fp16")
+
+
+@pytest.mark.parametrize("method", ["anprompt", "zero-shot", "tip-adapter"])  # the latter two read frozen features
+def test_classifiers_in_another_precision_on_the_same_backbone_change_nothing(
+    method: str, photo_folder: Path, tmp_path: Path
+) -> None:
+    photos = sorted((photo_folder / "test").rglob("*.*"))
+    options = {"layers": "last-1"} if method == "anprompt" else {}
+
+    def fitted_on(backbone: Backbone, precision: str) -> PromptClassifier:
+        return estimator(backbone, method=method, options=options, recipe={"precision": precision}).fit(photo_folder)
+
+    alone = {precision: fitted_on(wide_backbone(), precision) for precision in ("fp32", "bf16")}
+    answers = {precision: made.decision_function(photos) for precision, made in alone.items()}
+    assert not np.array_equal(answers["fp32"], answers["bf16"])
+    shared = wide_backbone()
+    exact, rough = fitted_on(shared, "fp32"), fitted_on(shared, "bf16")
+    loaded = PromptClassifier.load(alone["bf16"].save(tmp_path / "adapter"), shared)
+    assert shared.precision == "fp32"
+    for made, own in ((exact, "fp32"), (rough, "bf16"), (exact, "fp32"), (loaded, "bf16"), (exact, "fp32")):
+        assert np.array_equal(made.decision_function(photos), answers[own])
+        assert made.method_.backbone.precision == own
+    view = exact.with_classes(exact.classes_[::-1]) if exact.method_.supports_new_classes else exact
+    assert view.method_.backbone is shared
 
 
 def test_an_adapter_trained_in_bf16_answers_alike_in_fp32(tmp_path: Path) -> None:

@@ -190,14 +190,15 @@ def load_adapter(
             f"The adapter '{folder}' belongs to the backbone '{document['backbone']['source']}' (weights "
             f"{expected[:12]}…), but '{backbone.source}' has other weights ({backbone.weights_hash[:12]}…)."
         )
-    backbone.to(device or backbone.device)
+    device = device or backbone.device
     chosen = Choice(precision)
     if precision == "auto":
         asked = (document.get("recipe") or {}).get("precision", "auto")
-        chosen = precision_of_adapter(document.get("precision", "fp32"), asked, backbone)
+        placed = backbone.in_precision("fp32", device)
+        chosen = precision_of_adapter(document.get("precision", "fp32"), asked, placed)
     if chosen.why:
         note(chosen.why)
-    backbone.set_precision(chosen.precision)
+    backbone = backbone.in_precision(chosen.precision, device)
     method = methods.build(
         document["method"], backbone, template=document["template"], seed=document["seed"], **document["options"]
     )

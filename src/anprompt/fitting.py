@@ -176,13 +176,14 @@ def prepare(
     check_can_compile(recipe.compile, device)
     if recipe.compile != "off" and device.type == "cpu":
         note("compiling takes minutes and makes a step on a CPU hardly faster (docs/speed.md)")
-    backbone = loaded(asked.backbone).to(device)
+    given = loaded(asked.backbone)
+    backbone = given.in_precision("fp32", device)
     weights_hash = backbone.weights_hash
     kept = kept_precision(folder) if folder is not None and resume else None
     chosen = choose_precision(recipe.precision, backbone, kept)
     if chosen.why:
         note(chosen.why)
-    backbone.set_precision(chosen.precision)
+    backbone = given.in_precision(chosen.precision, device)
     template = asked.template or source.template
     common = {"preset": preset_name, "template": template, "seed": seed, **options}
     # Layers outside the tower, a template without a place for the name, names that are too long: known by now.

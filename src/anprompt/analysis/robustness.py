@@ -103,7 +103,7 @@ def encode(
 ) -> tuple[list[Item], list[Tensor]]:  # fmt: skip
     """Image features ``(n, d)`` of ``items`` under each method's image prompts, and the items that could be read.
 
-    Pictures are read once for all ``methods``, which share a backbone.
+    Pictures are read once for all ``methods``, which share a backbone but for its precision.
     noise: of the pictures, drawn from ``seed`` and the picture's name.
     """
 
@@ -114,7 +114,7 @@ def encode(
         return noisy_image(image, noise.name, strength=noise.strength, seed=f"{seed}/{source.relative(item)}")
 
     # Methods of one kind that hold no tensor, zero-shot ones, see pictures alike.
-    keys = [i if method.state_dict() else type(method) for i, method in enumerate(methods)]
+    keys = [i if method.state_dict() else (type(method), method.backbone) for i, method in enumerate(methods)]
     widths: list[int] = []
 
     @torch.no_grad()

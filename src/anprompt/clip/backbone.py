@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
+from weakref import WeakKeyDictionary, WeakValueDictionary
 
 import torch
 import torch.nn.functional as F
@@ -65,6 +66,7 @@ class Backbone(nn.Module):
     """A frozen CLIP: two towers, tokenizer and image transform. Nothing in it ever receives a gradient.
 
     source: what the user named (hub id, path or ``"miniature"``). logit_scale: factor on cosines, 100 for CLIP.
+    precision: of the towers' matrix products, see :meth:`in_precision`.
 
     Settings that change time and memory: ``class_chunk``, how many sentences run at a time when gradients are wanted
     (``None``: all; results agree up to rounding), and ``cache``, which keeps the frozen lower half of the vision tower
@@ -91,7 +93,7 @@ class Backbone(nn.Module):
         self.precision = "fp32"
         self.class_chunk: int | None = None
         self.cache: Cache | None = None
-        self._fp32: dict[str, Tensor] = {}
+        self._exact: Backbone | None = None  # the fp32 encoder that this one was rounded from
         self.requires_grad_(False)
         self.eval()
 
@@ -103,7 +105,7 @@ class Backbone(nn.Module):
     def weights_hash(self) -> str:
         """SHA-256 over names, shapes and fp32 values of all weights: says which encoder an adapter belongs to.
 
-        Computed in fp32, whatever precision the file has or the towers run in; call it before changing the precision.
+        Computed in fp32, whatever precision the file has or the towers run in.
         """
         digest = hashlib.sha256()
         for name, tensor in sorted(self.state_dict().items()):
@@ -111,37 +113,50 @@ class Backbone(nn.Module):
             digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
 
-    def set_precision(self, precision: str) -> Backbone:
-        """Run the frozen towers' matrix products in ``"fp32"`` or ``"bf16"``.
+    def in_precision(self, precision: str, device: torch.device | None = None) -> Backbone:
+        """The same encoder with the towers' matrix products in ``"fp32"`` or ``"bf16"``, on ``device`` or where it is.
 
-        Sums along the blocks, layer norms, the final projections, learnables and losses are fp32 in both. The fp32
-        weights are kept aside meanwhile, so that going back gives exactly what was loaded.
+        Sums along the blocks, layer norms, the final projections, learnables and losses are fp32 in both. An encoder
+        never changes, since several methods may use it: where this one is not as asked for, the result is another,
+        which shares all tensors that it can. Back in fp32, it has exactly the weights that were loaded.
         """
-        _ = self.weights_hash  # of the weights as loaded
-        if precision == self.precision:
-            return self
-        parameters = self._matrices()
-        if precision == "bf16":
-            self._fp32 = {name: parameter.data.cpu() for name, parameter in parameters.items()}
-        for name, parameter in parameters.items():
-            kept = self._fp32[name]
-            parameter.data = kept.to(self.device, torch.bfloat16 if precision == "bf16" else torch.float32)
-        if precision == "fp32":
-            self._fp32 = {}
-        self.precision = precision
-        return self
+        device = self.device if device is None else torch.empty(0, device=device).device  # "cuda" becomes "cuda:0"
+        exact = self if self._exact is None else self._exact
+        for known in (self, exact):
+            if (known.precision, known.device) == (precision, device):
+                return known
+        twins = _TWINS.setdefault(exact, WeakValueDictionary())
+        twin = twins.get((precision, device))
+        if twin is None or twin.device != device:  # somebody has moved it
+            twin = twins[precision, device] = exact._twin(precision, device)
+        return twin
 
-    def _matrices(self) -> dict[str, nn.Parameter]:
-        """The weights that ``set_precision`` converts: of the blocks' linear maps and the patch embedding."""
-        modules = {
-            f"{tower}.{number}.{i}": linear
-            for tower, blocks in (("vision", self.vision.blocks), ("text", self.text.blocks))
-            for number, block in enumerate(blocks)
-            if isinstance(block, Block)
-            for i, linear in enumerate(block.linears)
+    def _twin(self, precision: str, device: torch.device) -> Backbone:
+        """A copy of this fp32 encoder; in bf16 it remembers this one, whose weights it cannot give back."""
+        with torch.device("meta"):
+            twin = Backbone(
+                self.config, self.tokenizer, self.transform, source=self.source, logit_scale=self.logit_scale
+            )
+        lower = self._matrices() if precision == "bf16" else set()
+        tensors = self.state_dict().items()
+        twin.load_state_dict(
+            {name: t.to(device, torch.bfloat16 if name in lower else t.dtype) for name, t in tensors}, assign=True
+        )
+        twin.requires_grad_(False)
+        twin.precision = precision
+        twin.__dict__.update(weights_hash=self.weights_hash, _exact=self if lower else None)  # no module of the twin's
+        return twin
+
+    def _matrices(self) -> set[str]:
+        """Names of the weights that bf16 is for: of the blocks' linear maps and the patch embedding."""
+        blocks = (block for block in self.modules() if isinstance(block, Block))
+        chosen = {self.vision.patch, *(linear for block in blocks for linear in block.linears)}
+        return {
+            f"{name}.{key}"
+            for name, module in self.named_modules()
+            if module in chosen
+            for key, _ in module.named_parameters()
         }
-        named = {"patch": self.vision.patch, **modules}
-        return {f"{name}.{key}": p for name, module in named.items() for key, p in module.named_parameters()}
 
     def __sklearn_clone__(self) -> Backbone:
         """Estimators that are cloned share the frozen encoder instead of copying it."""
@@ -227,3 +242,7 @@ class Backbone(nn.Module):
         out = tower.read(tower.run(x, tower.depth, tower.depth, replace(plan, writes=()), rows))  # (B, L or 1, C)
         tokens = tower.read(block.value_path(x, plan.inside(tower.depth))) if values else out
         return LocalFeatures(out[:, 0], tokens, block.first_row_attention(x) if attention else None)
+
+
+# Of an fp32 encoder, the others that are in use, by precision and device. No attributes: encoders are pickled.
+_TWINS: WeakKeyDictionary[Backbone, WeakValueDictionary[tuple[str, torch.device], Backbone]] = WeakKeyDictionary()

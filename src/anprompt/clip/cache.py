@@ -226,13 +226,13 @@ class _Attached:
     def __init__(self, cache: ActivationCache, backbone: Backbone) -> None:
         self.cache = cache
         self._backbone = backbone
-        self._model = f"{backbone.weights_hash}/{backbone.config}"  # the same weights may have other numbers of heads
+        # the same weights may have other numbers of heads
+        self._model = f"{backbone.weights_hash}/{backbone.config}/{backbone.precision}"
 
     def fetch(self, pixels: Tensor, block: int, compute: Callable[[Tensor], Tensor]) -> Tensor:
         """:meth:`ActivationCache.fetch` for this backbone as it runs now."""
         compiled = "packed" in vars(self._backbone.vision.blocks[0])  # set in front of the class's own for that time
-        encoder = f"{self._model}/{self._backbone.precision}/{compiled}"
-        return self.cache.fetch(encoder, pixels, block, compute)
+        return self.cache.fetch(f"{self._model}/{compiled}", pixels, block, compute)
 
 
 def _key(encoder: str, pixels: Tensor, block: int) -> str:

@@ -54,7 +54,7 @@ class Sentences:
         self._order = sorted(range(len(lengths)), key=lengths.__getitem__)
         self._groups = [(len(list(same_length)), n) for n, same_length in groupby(sorted(lengths))]
         self._prefix = prefix
-        self._trunk: tuple[int, str, Tensor, Tensor] | None = None  # block, precision, its input: shared and own rows
+        self._trunk: tuple[int, Tensor, Tensor] | None = None  # block, its input: shared and own rows
 
     def __len__(self) -> int:
         return int(self.ids.shape[0])
@@ -138,8 +138,7 @@ class Sentences:
 
     def _below(self, block: int) -> tuple[Tensor, Tensor]:
         """Input of ``block``: shared rows ``(S, D)`` and own rows ``(T, D)``. The frozen blocks below it run once."""
-        precision = self._backbone.precision
-        if self._trunk is None or self._trunk[:2] != (block, precision):
+        if self._trunk is None or self._trunk[0] != block:
             tower = self._backbone.text
             with torch.no_grad():
                 packing = Packing(tuple(self._groups))
@@ -151,8 +150,8 @@ class Sentences:
                 for layer in map(tower.block, range(1, block)):
                     own = layer.packed(own, packing, True, layer.keys_values(prefix))
                     prefix = layer.packed(prefix, Packing.equal(1, len(prefix)), True)
-            self._trunk = (block, precision, prefix, own)
-        return self._trunk[2:]
+            self._trunk = (block, prefix, own)
+        return self._trunk[1:]
 
     def _shared_rows(self, x: Tensor, first: int, plan: PromptPlan, variants: bool = False) -> list[_Step]:
         """Run the shared rows ``(V, S, D)`` through the blocks from ``first``; note what the own rows need of them.

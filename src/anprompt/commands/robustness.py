@@ -164,15 +164,19 @@ def _methods(
     source: DataSource, bank: DescriptionBank | None, backbone: Backbone, template: str, folders: Sequence[str],
     texts: str | None, device: str,
 ) -> list[tuple[str, Method]]:  # fmt: skip
-    """Zero-shot on the template and, if there are descriptions, on these; then the adapters."""
+    """Zero-shot on the template and, if there are descriptions, on these; then the adapters.
+
+    Each adapter runs in its own precision, zero-shot in that of the first.
+    """
     from anprompt import methods
     from anprompt.classifier import PromptClassifier
 
     classes = list(source.classes)
     tuned: list[tuple[str, Method]] = []
-    for folder in folders:  # first: loading one decides the precision of the towers
+    for folder in folders:
         method = PromptClassifier.load(folder, backbone, device=device, texts=texts).facing(source).method_
         tuned.append((method.name if len(folders) == 1 else f"{method.name} ({folder})", method))
+    backbone = tuned[0][1].backbone if tuned else backbone
     frozen = [("zero-shot", methods.create("zero-shot", backbone, classes, template=template))]
     if bank is not None and bank.main:
         described = methods.create("zero-shot", backbone, classes, texts=bank, template=template, text="descriptions")

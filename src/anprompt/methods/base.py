@@ -288,9 +288,8 @@ class Method(nn.Module, ABC):
         return self.backbone.logit_scale * features @ self.kept_weights(block).T
 
     def kept_weights(self, block: ClassBlock) -> Tensor:
-        """``class_weights``, computed once and dropped as soon as any tensor or the precision changes."""
-        tensors = (*self.parameters(), *self.buffers())
-        state = (self.backbone.precision, *((t.data_ptr(), t._version) for t in tensors))
+        """``class_weights``, computed once and dropped as soon as any tensor changes."""
+        state = tuple((t.data_ptr(), t._version) for t in (*self.parameters(), *self.buffers()))
         if block.kept is None or block.kept[0] != state:
             block.kept = (state, self.class_weights(block))
         return block.kept[1]

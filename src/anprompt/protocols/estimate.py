@@ -153,7 +153,7 @@ class _AnyPhotos:
 def _time_step(task: Task, source: DataSource, backbone: Backbone) -> float:
     """Seconds of a training step, the faster of two after a first one; 0 for methods without learnables."""
     run, recipe = task.run, _recipe(task.run)
-    backbone.set_precision(choose_precision(recipe.precision, backbone).precision)
+    backbone = backbone.in_precision(choose_precision(recipe.precision, backbone).precision)
     method = methods.create(
         run.method, backbone, source.classes, preset=run.preset, template=task.settings["template"],
         photos=_AnyPhotos(backbone, len(source.classes), run.shots), **dict(run.options),
