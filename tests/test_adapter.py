@@ -85,7 +85,9 @@ def test_the_document(folder: Path) -> None:
     assert document["package_version"] == __version__
     assert (document["method"], document["seed"], document["baked"]) == ("anprompt", 1, False)
     assert document["class_blocks"] == [{"names": list(CLASSES), "trained": True}]
-    assert document["backbone"] == {"source": "random", "weights_sha256": random_backbone().weights_hash}
+    expected = random_backbone()
+    own = {"source": "random", "weights_sha256": expected.weights_hash, "computes": expected.computes}
+    assert document["backbone"] == own
     assert document["options"] == methods.resolve_options("anprompt", "paper")
     assert document["files"] == {
         TENSORS: {"sha256": sha256_file(folder / TENSORS), "bytes": (folder / TENSORS).stat().st_size}

@@ -5,10 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import math
 import os
 import resource
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ from anprompt.adapter import (
     load_adapter,
     save_adapter,
 )
-from anprompt.clip import Backbone
+from anprompt.clip import Backbone, ImageTransform
 from anprompt.errors import UserError
 from anprompt.files import sha256_file, sha256_json, to_json
 from helpers_clip import random_backbone
@@ -75,6 +77,41 @@ def test_another_backbone_is_refused(folder: Path) -> None:
     assert "belongs to the backbone 'random'" in message
     assert random_backbone().weights_hash[:12] in message
     assert "has other weights" in message
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"activation": "gelu"}, "(text.activation: quick_gelu → gelu; vision.activation: quick_gelu → gelu)"),
+        ({"vision_heads": 4}, "(vision.heads: 2 → 4)"),
+        ({"logit_scale": 50.0}, "(logit_scale: 100.0 → 50.0)"),
+        ({"eps": 1e-6}, "(text.eps: 1e-05 → 1e-06)"),
+        ({"transform": ImageTransform(36, 32)}, "(image.size: 32 → 36)"),
+        ({"transform": ImageTransform(32, 32, squash=True)}, "(image.squash: False → True)"),
+        ({"transform": ImageTransform(32, 32, std=(0.5, 0.5, 0.5))}, "→ [0.5, 0.5, 0.5])"),
+    ],
+)
+def test_a_backbone_with_the_same_weights_that_computes_otherwise_is_refused(
+    change: dict[str, Any], words: str, folder: Path
+) -> None:
+    own = {key: value for key, value in change.items() if key not in ("eps", "transform")}
+    other = random_backbone(**own)
+    other.transform = change.get("transform", other.transform)
+    if "eps" in change:
+        other.config = replace(other.config, text=replace(other.config.text, eps=change["eps"]))
+    assert other.weights_hash == random_backbone().weights_hash
+    message = refused(folder, other)
+    assert "belongs to the backbone 'random'" in message
+    assert "computes otherwise with the same weights" in message
+    assert words in message
+    rewrite(folder, lambda document: document["backbone"].pop("computes"))
+    load_adapter(folder, other)  # as adapters written before
+
+
+def test_what_does_not_change_answers_is_not_refused(folder: Path) -> None:
+    """The scale as bf16 rounds its logarithm, and what only a later version says."""
+    rewrite(folder, lambda document: document["backbone"]["computes"].update(later=1))
+    load_adapter(folder, random_backbone(logit_scale=math.exp(torch.tensor(math.log(100.0)).bfloat16().item())))
 
 
 def test_files_that_are_missing_or_no_adapter(folder: Path, tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ FORMAT_VERSION = 1
 TENSORS, DOCUMENT, CARD = "adapter.safetensors", "adapter.json", "README.md"
 # What a document of version 1 must have; it may have more, which is kept and ignored.
 REQUIRED = ("method", "options", "seed", "template", "class_blocks", "texts", "baked", "decision", "backbone", "files")
+ROUNDED = 0.02  # how far the exponential of a number near 4.6 moves when a checkpoint is stored in bf16 or fp16
 STORED = {"fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -80,7 +82,11 @@ def save_adapter(folder: Path, method: Method, about: Mapping[str, Any]) -> None
         "texts": {**texts.to_json(), "source": texts.source},
         "baked": baked,
         "decision": method.decision(),
-        "backbone": {"source": method.backbone.source, "weights_sha256": method.backbone.weights_hash},
+        "backbone": {
+            "source": method.backbone.source,
+            "weights_sha256": method.backbone.weights_hash,
+            "computes": method.backbone.computes,
+        },
         **about,
     }
     content = save(tensors, metadata={"format": FORMAT})
@@ -163,6 +169,26 @@ def own_backbone(folder: str | Path, document: Mapping[str, Any]) -> Backbone:
         ) from error
 
 
+def _check_backbone(folder: Path, expected: Mapping[str, Any], backbone: Backbone) -> None:
+    """Raise :class:`UserError` unless ``backbone`` gives what the ``expected`` one of an adapter gave."""
+    weights = expected["weights_sha256"]
+    if backbone.weights_hash != weights:
+        raise UserError(
+            f"The adapter '{folder}' belongs to the backbone '{expected['source']}' (weights {weights[:12]}…), but "
+            f"'{backbone.source}' has other weights ({backbone.weights_hash[:12]}…)."
+        )
+    then, now = expected.get("computes", {}), backbone.computes  # older adapters have none
+    differing = [key for key in then.keys() & now.keys() if then[key] != now[key]]
+    if "logit_scale" in differing and math.isclose(then["logit_scale"], now["logit_scale"], rel_tol=ROUNDED):
+        differing.remove("logit_scale")
+    if differing:
+        shown = "; ".join(f"{key}: {then[key]} → {now[key]}" for key in sorted(differing))
+        raise UserError(
+            f"The adapter '{folder}' belongs to the backbone '{expected['source']}', but '{backbone.source}' computes "
+            f"otherwise with the same weights ({shown})."
+        )
+
+
 def load_adapter(
     folder: str | Path,
     backbone: str | Path | Backbone | None = None,
@@ -184,12 +210,7 @@ def load_adapter(
     tensors = _tensors(folder, document)
     if not isinstance(backbone, Backbone):
         backbone = load_backbone(backbone) if backbone else own_backbone(folder, document)
-    expected = document["backbone"]["weights_sha256"]
-    if backbone.weights_hash != expected:
-        raise UserError(
-            f"The adapter '{folder}' belongs to the backbone '{document['backbone']['source']}' (weights "
-            f"{expected[:12]}…), but '{backbone.source}' has other weights ({backbone.weights_hash[:12]}…)."
-        )
+    _check_backbone(folder, document["backbone"], backbone)
     device = device or backbone.device
     chosen = Choice(precision)
     if precision == "auto":

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Protocol
 from weakref import WeakKeyDictionary, WeakValueDictionary
@@ -112,6 +112,22 @@ class Backbone(nn.Module):
             digest.update(f"{name}{tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().float().cpu().contiguous().numpy().tobytes())
         return digest.hexdigest()
+
+    @property
+    def computes(self) -> dict[str, Any]:
+        """What decides what the encoder gives, beside the weights and what their shapes say; as a document."""
+        config = self.config
+        return {
+            **{
+                f"{name}.{key}": getattr(tower, key)
+                for name, tower in (("vision", config.vision), ("text", config.text))
+                for key in ("heads", "activation", "eps")
+            },
+            "text.sot_id": config.sot_id,
+            "text.eot_id": config.eot_id,
+            **{f"image.{k}": list(v) if isinstance(v, tuple) else v for k, v in asdict(self.transform).items()},
+            "logit_scale": self.logit_scale,
+        }
 
     def in_precision(self, precision: str, device: torch.device | None = None) -> Backbone:
         """The same encoder with the towers' matrix products in ``"fp32"`` or ``"bf16"``, on ``device`` or where it is.

@@ -226,8 +226,7 @@ class _Attached:
     def __init__(self, cache: ActivationCache, backbone: Backbone) -> None:
         self.cache = cache
         self._backbone = backbone
-        # the same weights may have other numbers of heads
-        self._model = f"{backbone.weights_hash}/{backbone.config}/{backbone.precision}"
+        self._model = f"{backbone.weights_hash}/{backbone.computes}/{backbone.precision}"
 
     def fetch(self, pixels: Tensor, block: int, compute: Callable[[Tensor], Tensor]) -> Tensor:
         """:meth:`ActivationCache.fetch` for this backbone as it runs now."""
