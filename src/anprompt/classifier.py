@@ -327,9 +327,9 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         settled = () if self.method_.baked is None else self.method_.baked.names
         if source is not None and source.descriptions is not None:
             own = DescriptionBank(source.descriptions["main"], source.descriptions["noise"])
-            known = _with_more(known, own, settled)
+            known = known.completed(own, settled)
         if isinstance(self.texts, str | Path | Mapping):
-            known = _with_more(known, given_bank(self.texts, names), settled)
+            known = known.completed(given_bank(self.texts, names), settled)
         return template, known
 
     def add_class(self, name: Label, descriptions: Sequence[str] | None = None) -> PromptClassifier:
@@ -393,9 +393,3 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 def _labelled(about: dict[str, Any], labels: Labels) -> dict[str, Any]:
     """``about`` an adapter, with what the user calls its classes."""
     return {**about, "labels": labels.to_json()} if labels.of else about
-
-
-def _with_more(known: DescriptionBank, more: DescriptionBank, settled: Sequence[str]) -> DescriptionBank:
-    """``known``, and from ``more`` what it lacks; nothing about the ``settled`` classes."""
-    added = [{name: own for name, own in part.items() if name not in settled} for part in (more.main, more.noise)]
-    return DescriptionBank({**added[0], **known.main}, {**added[1], **known.noise}, known.source)

@@ -80,6 +80,11 @@ class DescriptionBank:
         """A bank that also has ``descriptions`` as the main sentences of ``name``."""
         return replace(self, main={**self.main, name: list(descriptions)})
 
+    def completed(self, more: DescriptionBank, settled: Sequence[str] = ()) -> DescriptionBank:
+        """This bank, and from ``more`` what it lacks; nothing about the ``settled`` classes. For sentences as given."""
+        added = [{name: own for name, own in part.items() if name not in settled} for part in (more.main, more.noise)]
+        return DescriptionBank({**added[0], **self.main}, {**added[1], **self.noise}, self.source)
+
     def to_json(self) -> dict[str, dict[str, list[str]]]:
         """``{"main": {class: […]}, "noise": {class: […]}}``, the format that :func:`read_bank` reads back."""
         return {
