@@ -8,6 +8,7 @@ import shutil
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,6 +25,8 @@ def two_machines() -> Iterator[Any]:
     folder = tempfile.mkdtemp(prefix="ray-")  # pytest's folders are too long for the sockets
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_TMPDIR", folder)  # Ray notes the cluster's address there, in a folder that it may not make
+        Path(folder, "ray").mkdir()
         patch.setenv("OMP_NUM_THREADS", "4")
         patch.setenv("PYTHONPATH", os.pathsep.join(path for path in sys.path if path))  # workers import the helpers
         head = {**MACHINE, "temp_dir": folder, "include_dashboard": False, "no_monitor": True}

@@ -24,7 +24,7 @@ from anprompt.adapter import (
     round_to_storage,
     save_adapter,
 )
-from anprompt.clip import Backbone
+from anprompt.clip import Backbone, ImageTransform
 from anprompt.errors import UserError
 from anprompt.files import sha256_file
 from anprompt.methods import ClassBlock, Method
@@ -251,7 +251,8 @@ def test_methods_without_a_smaller_form_say_so() -> None:
 def of_vit_b_16(classes: int) -> Method:
     """ANPrompt on the shapes of ViT-B/16; the towers themselves have no numbers."""
     with torch.device("meta"):
-        backbone = Backbone(VIT_B_16, cast(Any, None), cast(Any, None), source="openai/clip-vit-base-patch16")
+        transform = ImageTransform(224, 224)
+        backbone = Backbone(VIT_B_16, cast(Any, None), transform, source="openai/clip-vit-base-patch16")
         method = methods.build("anprompt", backbone)
     backbone.vision.cls = nn.Parameter(torch.zeros(768), requires_grad=False)  # says where tensors go: to the CPU
     vars(backbone)["weights_hash"] = "0" * 64

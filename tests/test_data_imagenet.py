@@ -114,7 +114,7 @@ def test_classes_that_share_a_name_are_counted_apart(tmp_path: Path, small_clip:
     with pytest.warns(Note, match="3 of 3 classes have fewer than 16 photos") as notes:
         PromptClassifier(small_clip, "linear-probe", recipe={"epochs": 1}).fit(source)
     estimator = PromptClassifier(small_clip, "zero-shot").fit(source)
-    assert "sunglasses (2), sunglass (2), sunglasses (2) (2)" in str(notes[0].message)
+    assert any("sunglasses (2), sunglass (2), sunglasses (2) (2)" in str(each.message) for each in notes)
     result = estimator.evaluate(source)
     assert list(result["per_class"]) == ["sunglasses", "sunglass", "sunglasses (2)"]
     assert [row["images"] for row in result["per_class"].values()] == [2, 2, 2]
