@@ -78,7 +78,7 @@ DATA = [
     (
         csv_with_unused_class,
         ["class 'fox' is listed in", "but has no row", "line 8: empty label", "cat/0.png is already listed on line 2",
-         "1 files do not exist", "gone.png (line 9)", "Did you mean 'dog'?"],
+         "1 file does not exist", "gone.png (line 9)", "Did you mean 'dog'?"],
     ),
     (split_file_with_absent_pictures,
      ["8 of the 17 pictures", "cat/3.png, cat/4.png, cat/5.png, cat/6.png, dog/3.png, …"]),

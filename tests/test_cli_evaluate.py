@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers_cli import Cli
+from helpers_cli import Cli, Refused, write_photos
 
 
 @pytest.fixture
@@ -53,3 +53,35 @@ def test_new_classes_that_are_not_new(small_adapter: Path, photo_folder: Path, c
     ran = cli("evaluate", small_adapter, photo_folder, "--subset", "new")
     assert "2 of the 2 classes of subset 'new', the second half of the data's, were trained on" in ran.err
     assert "new to this adapter" not in ran.err
+
+
+def test_photos_that_were_trained_on_are_counted_in_every_split(
+    small_adapter: Path, photo_folder: Path, cli: Cli
+) -> None:
+    every = cli("evaluate", small_adapter, photo_folder, "--split", "all")
+    assert "note: 16 of the 48 photos were trained on: the accuracy is too high." in every.err
+    assert "trained on" not in cli("evaluate", small_adapter, photo_folder).err
+    assert "trained on" not in cli("evaluate", small_adapter, photo_folder, "--split", "train").err
+
+
+def test_classes_of_the_adapter_that_the_data_lack_are_said_to_be_left_out(
+    small_adapter: Path, copied: Path, cli: Cli
+) -> None:
+    shutil.rmtree(copied / "white_cat")
+    ran = cli("evaluate", small_adapter, copied)
+    assert "note: the data have 3 classes, and only these were chosen among: 1 of the adapter's 4" in ran.err
+
+
+@pytest.mark.parametrize("command", ["evaluate", "zeroshot", "robustness", "report"])
+def test_without_test_photos_there_is_no_accuracy(
+    command: str, small_adapter: Path, small_clip: Path, tmp_path: Path, refused: Refused, cli: Cli
+) -> None:
+    data = write_photos(tmp_path / "few", ["cat", "dog", "fox"], 1)
+    line = {
+        "evaluate": ["evaluate", small_adapter, data, "--split", "test"],
+        "zeroshot": ["zeroshot", data, "--backbone", small_clip],
+        "robustness": ["robustness", data, "--backbone", small_clip],
+        "report": ["report", small_adapter, data, "-o", tmp_path / "report.html"],
+    }[command]
+    assert "few has no test photos, so nothing can be tested on it." in refused(*line)
+    assert "3 classes have no test photo" in cli("check", data).out

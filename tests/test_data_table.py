@@ -112,6 +112,19 @@ def test_spreadsheets_that_write_semicolons(folder: Path) -> None:
     assert {split: len(items) for split, items in source.splits.items()} == {"train": 2, "test": 2}
 
 
+@pytest.mark.parametrize(("suffix", "mark"), [("csv", "\t"), ("csv", "|"), ("tsv", ","), ("tsv", "\t")])
+def test_other_separators(folder: Path, suffix: str, mark: str) -> None:
+    lines = ("path,label,split", "p/0.png,car,train", "p/1.png,bus,train", "p/2.png,bus,test", "p/3.png,car,test")
+    source = open_data(write(folder / f"t.{suffix}", *(line.replace(",", mark) for line in lines)))
+    assert source.classes == ("bus", "car")
+
+
+def test_numbers_as_labels_mean_the_same_in_jsonl_and_csv(folder: Path) -> None:
+    jsonl = write(folder / "t.jsonl", *(json.dumps({"path": f"p/{i}.png", "label": i % 2}) for i in range(4)))
+    table = write(folder / "t.csv", "path,label", *(f"p/{i}.png,{i % 2}" for i in range(4)))
+    assert open_data(jsonl).classes == open_data(table).classes == ("0", "1")
+
+
 def test_class_names_that_clash(folder: Path) -> None:
     message = refusal(write(folder / "t.csv", "path,label", "p/0.png,Sea Lion", "p/1.png,dog", "p/2.png,sea_lion"))
     assert "'Sea Lion' (line 2) and 'sea lion' (line 4) are one class name" in message
@@ -130,13 +143,13 @@ def test_one_class_only_and_no_training_rows(folder: Path) -> None:
 def test_jsonl_mistakes(folder: Path) -> None:
     table = write(
         folder / "t.jsonl", '{"path": "p/0.png", "label": "a", "split": "train"}', "{oops", "[1]",
-        '{"path": "p/1.png", "label": 3, "split": "train"}', '{"path": "p/2.png", "split": "train"}',
+        '{"path": "p/1.png", "label": 3.5, "split": "train"}', '{"path": "p/2.png", "split": "train"}',
         '{"path": "p/3.png", "label": "b"}',
     )  # fmt: skip
     message = refusal(table)
     assert "line 2: not JSON" in message
     assert "line 3: not a JSON object" in message
-    assert 'line 4: "label" must be text, not 3' in message
+    assert 'line 4: "label" must be text, not 3.5' in message
     assert 'line 5: "label" is missing' in message
     assert "line 6: unknown split ''" in message
     assert '"classes" must be a list' in refusal(write(table, '{"classes": "a,b"}'))

@@ -30,6 +30,7 @@ from anprompt.text import DescriptionBank
 FORMAT = "anprompt-adapter"
 FORMAT_VERSION = 1
 TENSORS, DOCUMENT, CARD = "adapter.safetensors", "adapter.json", "README.md"
+CARD_SAYS = "It needs that model; on any other it is refused."
 # What a document of version 1 must have; it may have more, which is kept and ignored.
 REQUIRED = ("method", "options", "seed", "template", "class_blocks", "texts", "baked", "decision", "backbone", "files")
 ROUNDED = 0.02  # how far the exponential of a number near 4.6 moves when a checkpoint is stored in bf16 or fp16
@@ -249,7 +250,7 @@ def model_card(document: Mapping[str, Any]) -> str:
         "",
         f"A small add-on to the frozen model `{document['backbone']['source']}`"
         f" (weights SHA-256 `{document['backbone']['weights_sha256'][:16]}…`), made with anprompt {__version__}.",
-        "It needs that model; on any other it is refused.",
+        CARD_SAYS,
         "",
         "    anprompt predict THIS_FOLDER photo.jpg",
         "",

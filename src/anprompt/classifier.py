@@ -215,6 +215,8 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         if labels is not None and split == "test":
             split = "train"  # pictures in memory have a single list
         items = source.items(split)
+        if not items:
+            raise UserError(f"{source.name} has no {split} photos, so nothing can be tested on it.")
         cache = cache_for(self.cache)
         view = self.facing(source)
         bad: list[BadImage] = []

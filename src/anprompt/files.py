@@ -159,9 +159,9 @@ def check_replaceable(file: Path, option: str, kind: str, usual: str, is_ours: C
 
 
 def csv_delimiter(text: str) -> str:
-    """``;`` if the first line has it and no comma, as spreadsheets in much of Europe write CSV; else a comma."""
+    """The first of comma, semicolon (of spreadsheets in much of Europe), tab and ``|`` that the first line has."""
     header = text.partition("\n")[0]
-    return ";" if ";" in header and "," not in header else ","
+    return next((mark for mark in ",;\t|" if mark in header), ",")
 
 
 def sha256_file(path: Path) -> str:

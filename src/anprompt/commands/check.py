@@ -128,7 +128,7 @@ def _document(source: DataSource, shots: int, wording: str, bank: DescriptionBan
     from anprompt.data import short_classes
     from anprompt.data.names import distinct_names
 
-    counts = {split: [0] * len(source.classes) for split in source.splits}
+    counts = {split: [0] * len(source.classes) for split in _splits(source)}
     for split, items in source.splits.items():
         for item in items:
             counts[split][item.label] += 1
@@ -149,13 +149,18 @@ def _document(source: DataSource, shots: int, wording: str, bank: DescriptionBan
     }
 
 
+def _splits(source: DataSource) -> list[str]:
+    """In the usual order, whatever the order of the files was."""
+    return sorted(source.splits, key=["train", "val", "test"].index)
+
+
 def _say_counts(source: DataSource, document: dict[str, Any], bank: DescriptionBank, shots: int) -> None:
     from anprompt.commands.lists import counted
     from anprompt.report import console
     from anprompt.settings import listed
 
     described = bool(bank.main or bank.noise)
-    columns = ["class", *source.splits, *(("main texts", "noise texts") if described else ())]
+    columns = ["class", *_splits(source), *(("main texts", "noise texts") if described else ())]
     rows = [(name, *row.values())[: len(columns)] for name, row in document["classes"].items()]
     photos = sum(map(len, source.splits.values()))
     title = f"{source.name}: {len(source.classes)} classes, {counted(photos, 'photo')}"
@@ -258,7 +263,7 @@ def _untested(source: DataSource) -> list[Finding]:
 
     tested = {item.label for item in source.splits.get("test", ())}
     names = [name for label, name in enumerate(source.classes) if label not in tested]
-    if not names or not tested:
+    if not names:
         return []
     what = "class has no test photo" if len(names) == 1 else "classes have no test photo"
     why, do = "Accuracy says nothing about them", "add some, or more photos from which some are held out"

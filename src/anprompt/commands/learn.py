@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import shlex
 from pathlib import Path, PurePath
-from typing import Any, Literal, Optional
+from typing import TYPE_CHECKING, Any, Literal, Optional
 
-from anprompt.errors import UserError
+from anprompt.errors import Problems, UserError
+
+if TYPE_CHECKING:
+    from anprompt.data import DataSource
 
 Options = Optional[dict[str, Any]]  # noqa: UP045 - jsonargparse resolves it at run time
 
@@ -96,7 +99,9 @@ def fit(
     if (folder / "adapter.json").exists() and not resume:
         raise UserError(f"'{folder}' already holds an adapter: give another --out, or remove it first.")
     check_writable(folder)
+    _check_foreign(folder)
     source = as_source(data, data_root=data_root)
+    _check_apart(folder, data, source)
     config = _resolve(given, source.benchmark)
     if source.benchmark is None:  # published names stay as they are
         for finding in lint_names(source.classes):
@@ -113,9 +118,13 @@ def fit(
         random_state=seed,
     )  # fmt: skip
 
+    kept = resume and (folder / CONFIG).exists()
+
     def keep_config() -> None:
-        if not (folder / CONFIG).exists():
+        nonlocal kept
+        if not kept:
             write_text(folder / CONFIG, _to_yaml(config))
+            kept = True
 
     with console.progress_bars() as progress:
 
@@ -125,8 +134,6 @@ def fit(
             progress(stage, done, total, numbers)
 
         remove_parts(folder / CONFIG)
-        if not resume:
-            (folder / CONFIG).unlink(missing_ok=True)
         estimator.fit(source, folder=folder / TRAINING, resume=resume, progress=show)
     if bake:
         estimator.bake()
@@ -146,11 +153,37 @@ def fit(
     console.say(f"{done} in {seconds:.0f} s ({method}, preset {config['preset']}).")
     console.say(f"Adapter, {record['adapter_bytes'] / 1024:,.0f} KiB: {folder}")
     where = shlex.quote(data) + (f" --data-root {shlex.quote(data_root)}" if data_root else "")
-    for number, chosen in enumerate(("base", "new") if subset == "base" else (subset,)):
+    halves = ("base", "new") if subset == "base" and estimator.method_.supports_new_classes else (subset,)
+    for number, chosen in enumerate(halves):
         end = "" if chosen == "all" else f" --subset {chosen}"
         console.say(f"{'' if number else 'Next:':5}  anprompt evaluate {shlex.quote(out)} {where}{end}")
     console.say(f"       anprompt predict {shlex.quote(out)} PHOTO…")
     return 0
+
+
+def _check_foreign(folder: Path) -> None:
+    """Refuse a folder with files that the run would replace and that no earlier run has written."""
+    from anprompt.adapter import CARD, CARD_SAYS
+    from anprompt.results.record import RECORD_KEY
+
+    problems = Problems(f"'{folder}' holds files of yours that would be replaced; give another --out:")
+    for name, mark in ((CONFIG, CONFIG_HEADING.partition("\n")[0]), (RECORD, RECORD_KEY), (CARD, CARD_SAYS)):
+        file = folder / name
+        try:
+            if file.exists() and mark not in file.read_text(encoding="utf-8"):
+                problems.add(name)
+        except (OSError, UnicodeDecodeError):
+            problems.add(name)
+    problems.raise_if_any()
+
+
+def _check_apart(folder: Path, data: str, source: DataSource) -> None:
+    """Refuse a folder of the photos themselves: what a run writes there would be taken for a class or a split."""
+    if not Path(data).is_dir():
+        return
+    classes = {Path(item.path).resolve().parent for item in source.items("all")}
+    if folder.resolve() in {Path(data).resolve(), *classes, *(place.parent for place in classes)}:
+        raise UserError(f"The photos lie in '{folder}': give another --out, such as '{folder / 'adapter'}'.")
 
 
 def _resolve(given: dict[str, Any], benchmark: str | None) -> dict[str, Any]:

@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     from anprompt.data import DataSource
 
 CSV_HEADER = "path,rank,class,probability\n"
-RECORD_KEY = '"record_version"'
 NEAR = 0.8  # likeness of two names from which one may be a slip of the other
 
 
@@ -187,6 +186,7 @@ def _prepared(data: str, data_root: str | None, split: str, record: str | None) 
     """Open the data and check what needs no model."""
     from anprompt.files import check_replaceable
     from anprompt.inputs import as_source
+    from anprompt.results.record import RECORD_KEY
 
     if record is not None:
         check_replaceable(Path(record), "--record", "a record", "evaluation.json", lambda text: RECORD_KEY in text)
@@ -213,9 +213,20 @@ def _split_to_use(source: DataSource, photos: str | None) -> str:
         console.note(f"'{source.name}' has no splits, and none of its {len(every)} photos was trained on: all of them "
                      "are evaluated.")  # fmt: skip
         return "all"
-    elif seen := trained_on(source, test, photos):
-        console.note(f"{seen} of the {len(test)} test photos were trained on: the accuracy is too high.")
     return "test"
+
+
+def _say_what_was_trained_on(source: DataSource, split: str, subset: str, photos: str | None) -> None:
+    """A note about photos that the adapter has learnt from, where accuracy is to tell of others."""
+    from anprompt.report import console
+    from anprompt.seen import trained_on
+
+    if photos is None or split == "train" or source.benchmark is not None:
+        return
+    items = source.subset(subset).items(split)
+    if seen := trained_on(source, items, photos):
+        which = "photos" if split == "all" else f"{split} photos"
+        console.note(f"{seen} of the {len(items)} {which} were trained on: the accuracy is too high.")
 
 
 def _say_what_is_new(classes: Sequence[str], trained: Sequence[str], subset: str) -> None:
@@ -227,6 +238,9 @@ def _say_what_is_new(classes: Sequence[str], trained: Sequence[str], subset: str
     if subset == "new" and len(new) < len(classes):
         console.note(f"{len(classes) - len(new)} of the {len(classes)} classes of subset 'new', the second half of the "
                      "data's, were trained on: this is no accuracy on new classes.")  # fmt: skip
+    if subset == "all" and not new and (left := len(set(trained) - set(classes))):
+        console.note(f"the data have {len(classes)} classes, and only these were chosen among: {left} of the adapter's "
+                     f"{len(set(trained))} are not among them. 'anprompt predict' chooses among all.")  # fmt: skip
     if new:
         near = {name: nearest(name, trained, NEAR) for name in new}
         named = [f"'{name}'" + (f" (near: '{near[name]}')" if near[name] else "") for name in new]
@@ -283,7 +297,9 @@ def evaluate(
     )
     fitted = estimator.record_
     trained = [name for block in fitted["class_blocks"] if block["trained"] for name in block["names"]]
-    split = split or _split_to_use(source, estimator.about_.get("photos"))
+    photos = estimator.about_.get("photos")
+    split = split or _split_to_use(source, photos)
+    _say_what_was_trained_on(source, split, subset, photos)
     _say_what_is_new(source.subset(subset).classes, trained, subset)
     with console.progress_bars() as progress:
         result = estimator.evaluate(source, split=split, subset=subset, progress=progress)

@@ -94,7 +94,8 @@ def _check_rows(file: Path, rows: list[Row], problems: Problems) -> dict[str, li
     if missing:
         shown = ", ".join(f"{row.path} (line {row.line})" for row in missing[:SHOWN_FILES])
         more = ", …" if len(missing) > SHOWN_FILES else ""
-        problems.add(f"{len(missing)} files do not exist below {file.parent}: {shown}{more}")
+        many = "1 file does" if len(missing) == 1 else f"{len(missing)} files do"
+        problems.add(f"{many} not exist below {file.parent}: {shown}{more}")
     return splits
 
 
@@ -144,7 +145,8 @@ def _pick_column(file: Path, kind: str, allowed: tuple[str, ...], there: list[st
 
 
 def _read_csv(file: Path, text: str, problems: Problems) -> Iterator[Row]:
-    delimiter = "\t" if file.suffix.lower() == ".tsv" else csv_delimiter(text)
+    tabs = file.suffix.lower() == ".tsv" and "\t" in text.partition("\n")[0]
+    delimiter = "\t" if tabs else csv_delimiter(text)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
     try:
         header = [name.strip().lower() for name in next(reader, [])]
@@ -190,6 +192,8 @@ def _read_jsonl(file: Path, text: str, problems: Problems) -> tuple[list[Row], l
                 _pick_column(file, "class", NAME_COLUMNS, there),
             )
         wanted = [*columns, SPLIT_COLUMN] if SPLIT_COLUMN in record else list(columns)
+        if isinstance(record.get(columns[1]), int):  # numbers as labels, as in CSV
+            record[columns[1]] = str(record[columns[1]])
         wrong = [key for key in wanted if not isinstance(record.get(key), str)]
         for key in wrong:
             state = f"must be text, not {json.dumps(record[key])}" if key in record else "is missing"

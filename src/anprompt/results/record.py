@@ -30,6 +30,9 @@ def describe_machine() -> dict[str, Any]:
     }
 
 
+RECORD_KEY = '"record_version"'  # by which a file is known to be a record
+
+
 def make_record(kind: str, config: dict[str, Any], **parts: Any) -> dict[str, Any]:
     """Build a record.
 
