@@ -41,6 +41,10 @@ class Browser:
         self.command("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
         self.command("Emulation.setScriptExecutionDisabled", value=not scripts)
         self.driver.get(page.as_uri())
+        if scripts:  # on a busy machine the driver may come back before the page is whole
+            from selenium.webdriver.support.wait import WebDriverWait
+
+            WebDriverWait(self.driver, 30).until(lambda _: self.value("document.readyState") == "complete")
 
     def command(self, name: str, **parameters: Any) -> Any:
         return self.driver.execute_cdp_cmd(name, parameters)
@@ -128,7 +132,6 @@ def test_it_shows_without_an_error_and_without_a_request(
 ) -> None:
     browser.console(), browser.requested(any_page)
     browser.show(any_page, size, scheme)
-    assert browser.value("document.readyState") == "complete"
     assert browser.value("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
     assert browser.value("document.documentElement.classList.contains('js')")
     assert browser.console() == []
