@@ -216,7 +216,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             split = "train"  # pictures in memory have a single list
         items = source.items(split)
         if not items:
-            raise UserError(f"{source.name} has no {split} photos, so nothing can be tested on it.")
+            raise source.nothing_to_test(split)
         cache = cache_for(self.cache)
         view = self.facing(source)
         bad: list[BadImage] = []

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from anprompt.errors import Problems, UserError, unknown_name
+from anprompt.errors import Problems, unknown_name
 
 if TYPE_CHECKING:
     from anprompt.analysis.robustness import Noise
@@ -102,7 +102,7 @@ def robustness(
     if "test" not in source.splits:
         raise unknown_name(f"split of '{source.name}'", "test", source.splits)
     if not source.splits["test"]:
-        raise UserError(f"{source.name} has no test photos, so nothing can be tested on it.")
+        raise source.nothing_to_test("test")
     bank = bank_for(texts, source)
     folders = list(dict.fromkeys(map(str.strip, adapter.split(",")))) if adapter is not None else []
     frozen = _backbone(folders, backbone, device)

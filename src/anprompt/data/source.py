@@ -73,6 +73,10 @@ class DataSource:
             raise unknown_name(f"split of '{self.name}'", split, [*self.splits, "all"])
         return self.splits[split]
 
+    def nothing_to_test(self, split: str) -> UserError:
+        """The error for a split without photos: an accuracy of none would be no number."""
+        return UserError(f"{self.name} has no {split} photos, so nothing can be tested on it.")
+
     def relative(self, item: Item) -> str:
         """Return the item's path relative to ``root``, with forward slashes: the same on every machine."""
         return item.path if self.root is None else Path(os.path.relpath(item.path, self.root)).as_posix()

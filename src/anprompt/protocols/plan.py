@@ -192,7 +192,7 @@ def _check_data(run: Run, sources: Mapping[str, DataSource]) -> None:
     for target in run.targets:
         data = sources[target.data]
         if not data.subset(target.subset).splits.get(target.split):
-            raise UserError(f"{data.name} has no {target.split} photos, so nothing can be tested on it.")
+            raise data.nothing_to_test(target.split)
         if run.protocol == "domain-generalisation" and (other := _unknown(data.classes, source.classes)):
             raise UserError(
                 f"{data.name} has classes that {source.name} does not have ({', '.join(other[:3])}"
