@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from anprompt.methods import ClassBlock, Method
 from anprompt.text import DescriptionBank
 from anprompt.training import Recipe, TrainingImages, train
 from anprompt.training.checkpoint import FILE
+from anprompt.training.log import LOG
 from helpers_clip import random_backbone
 
 CLASSES = ("cat", "dog", "house")
@@ -129,3 +131,11 @@ def estimator(backbone: Any, **params: Any) -> PromptClassifier:
     quick = {"epochs": 1, "warmup_epochs": 0, "lr": 0.01, "batch": 4}
     recipe = {**quick, **params.pop("recipe", {})}
     return PromptClassifier(backbone, **{"shots": 2, "texts": PHOTO_TEXTS, "recipe": recipe, **params})
+
+
+def log_rows(folder: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (folder / LOG).read_text().splitlines()]
+
+
+def positions(folder: Path) -> list[tuple[int, int]]:
+    return [(row["epoch"], row["step"]) for row in log_rows(folder)]

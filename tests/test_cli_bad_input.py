@@ -68,12 +68,17 @@ def not_utf_8(root: Path) -> Path:
     return root
 
 
+def garbling(root: Path) -> Path:
+    return write_photos(root, ["cat", "d\nog", "f\u202eox"])
+
+
 DATA = [
     (lambda root: root, ["There is no 'data'"]),
     (empty, ["holds no class folders"]),
     (class_without_image, ["class 'red fox' has no picture in red_fox/"]),
     (lambda root: write_photos(root, ["cat"]), ["there is only one class ('cat'), and at least two are needed"]),
     (twice, ["red fox/ and red_fox/ are one class name to CLIP: 'red fox'", "_/ has an empty class name"]),
+    (garbling, [r"'d\nog/' has a class name with the control character U+000A: rename it", "U+202E"]),
     (not_utf_8, [r"d\udcf6g/ has a class name that is not UTF-8: rename it"]),
     (
         csv_with_unused_class,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -70,6 +71,43 @@ def test_classes_of_the_adapter_that_the_data_lack_are_said_to_be_left_out(
     shutil.rmtree(copied / "white_cat")
     ran = cli("evaluate", small_adapter, copied)
     assert "note: the data have 3 classes, and only these were chosen among: 1 of the adapter's 4" in ran.err
+    assert "3 classes" in ran.out
+    every = cli("evaluate", small_adapter, copied, "--among", "all")
+    assert "only these were chosen among" not in every.err
+    assert "4 classes" in every.out
+
+
+@pytest.mark.parametrize("subset", ["all", "base"])
+def test_accuracy_among_all_classes_is_that_of_predict(
+    subset: str, small_adapter: Path, copied: Path, tmp_path: Path, cli: Cli
+) -> None:
+    shutil.rmtree(copied / "white_cat")
+    record = tmp_path / "evaluation.json"
+    cli("evaluate", small_adapter, copied, "--subset", subset, "--among", "all", "--record", record)
+    kept = json.loads(record.read_text())
+    assert kept["config"]["among"] == "all"
+    folders = [copied / name.replace(" ", "_") for name in kept["per_class"]]
+    assert len(folders) == (3 if subset == "all" else 2)
+    predicted = cli("predict", small_adapter, *folders, "--json").document["results"]
+    right = [row["predictions"][0]["class"] == Path(row["path"]).parent.name.replace("_", " ") for row in predicted]
+    assert kept["accuracy"] == pytest.approx(100 * sum(right) / len(right))
+    assert {len(row["predictions"]) for row in predicted} == {4}
+
+
+def test_a_table_of_test_photos_alone(
+    small_adapter: Path, small_clip: Path, copied: Path, tmp_path: Path, refused: Refused, cli: Cli
+) -> None:
+    rows = [f"{path},{path.parent.name},test" for path in sorted(copied.glob("*/*"))]
+    table = copied.parent / "only.csv"
+    table.write_text("\n".join(["path,label,split", *rows]))
+    whole = cli("evaluate", small_adapter, copied, "--json").document
+    assert cli("evaluate", small_adapter, table, "--json").document["per_class"] == whole["per_class"]
+    cli("zeroshot", table, "--backbone", small_clip)
+    cli("check", table)
+    line = ("fit", table, "--backbone", small_clip, "--out", tmp_path / "never")
+    assert "only has no training pictures: learn from other data, and evaluate on this." in refused(*line)
+    line = ("compare", table, "--backbone", small_clip, "--methods", "zero-shot,anprompt", "--out", tmp_path / "never")
+    assert "only has no training photos: learn on other data" in refused(*line)
 
 
 @pytest.mark.parametrize("command", ["evaluate", "zeroshot", "robustness", "report"])

@@ -48,6 +48,16 @@ def test_subset_errors() -> None:
         source_of(3).subset("new")
 
 
+def test_more_classes_to_choose_among() -> None:
+    wider = source_of(3).among(["other", "class 2"])
+    assert wider.classes == ("other", "class 2", "class 0", "class 1")
+    for split, items in source_of(3).splits.items():
+        assert [item.path for item in wider.splits[split]] == [item.path for item in items]
+        assert all(wider.classes[item.label] == item.name for item in wider.splits[split])
+    with pytest.raises(UserError, match=r"Two classes of '.*' share a name"):
+        source_of(3).among(["crane", "crane"])
+
+
 def test_open_uses_the_opener() -> None:
     source = source_of(3)
     assert source.open(Item("x", 2, "class 2")).width == 3

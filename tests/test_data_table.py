@@ -136,8 +136,8 @@ def test_class_names_that_clash(folder: Path) -> None:
 
 def test_one_class_only_and_no_training_rows(folder: Path) -> None:
     assert "there is only one class ('cat')" in refusal(write(folder / "t.csv", "path,label", "p/0.png,cat"))
-    message = refusal(write(folder / "t.csv", "path,label,split", "p/0.png,cat,test", "p/1.png,dog,test"))
-    assert "no row belongs to the split train" in message
+    message = refusal(write(folder / "t.csv", "path,label,split", "p/0.png,cat,val", "p/1.png,dog,val"))
+    assert "no row belongs to the split train or test" in message
 
 
 def test_jsonl_mistakes(folder: Path) -> None:

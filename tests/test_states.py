@@ -14,8 +14,7 @@ from anprompt.settings import Note
 from anprompt.training import kept_class_chunk, loop, memory, train
 from anprompt.training.memory import GIB, StepMemory
 from helpers_clip import random_backbone
-from helpers_fit import Vector, copies, estimator, new_method, pictures, same, short_recipe
-from test_resume import positions
+from helpers_fit import Vector, copies, estimator, new_method, pictures, positions, same, short_recipe
 
 
 @pytest.fixture(scope="module")

@@ -16,16 +16,18 @@ from sklearn.utils.validation import check_is_fitted
 
 from anprompt.adapter import load_adapter, save_adapter
 from anprompt.data import BadImage, DataSource, Item, decode
-from anprompt.errors import Problems, UserError
+from anprompt.errors import Problems, UserError, unknown_name
+from anprompt.evaluating import answer
 from anprompt.fitting import prepare
 from anprompt.inference import refuse_bad, stream_logits
 from anprompt.inputs import as_pictures, as_source
 from anprompt.labels import Label, Labels, check_new_names, read_labels
 from anprompt.methods import Method
-from anprompt.results import evaluate_predictions
 from anprompt.seen import fingerprints
 from anprompt.settings import Progress, bank_for, cache_for, caching, find_device, given_bank, listed, note
 from anprompt.text import DescriptionBank
+
+CHOICES = ("data", "all")  # of the classes that ``evaluate`` chooses among
 
 
 class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
@@ -197,12 +199,14 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         *,
         split: str = "test",
         subset: str = "all",
+        among: str = "data",
         progress: Progress | None = None,
         each: Callable[[Sequence[Item], torch.Tensor], None] | None = None,
     ) -> dict[str, Any]:
-        """Accuracy on labelled data, over the classes of ``subset``, put in front of the tuned prompts by their names.
+        """Accuracy on labelled data of the classes of ``subset``, put in front of the tuned prompts by their names.
 
         split: one of the data's, or ``"all"`` of them together.
+        among: the classes to choose among: those of the photos (``"data"``), or those and ``classes_`` (``"all"``).
         Labels of pictures in memory must be among ``classes_``; ``with_classes(…).evaluate`` takes others.
         each: called with the items of every batch and their logits ``(B, C)``, for whoever needs more than accuracy.
         Returns ``accuracy``, ``class_mean`` (per cent), ``images``, ``per_class``, ``classes``, ``decision``,
@@ -211,45 +215,19 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self, "method_")
         began = time.perf_counter()
         classes = None if labels is None else self.method_.class_names
-        source = as_source(data, labels, classes=classes, known=self._labels).subset(subset)
+        source = self._among(among, as_source(data, labels, classes=classes, known=self._labels).subset(subset))
         if labels is not None and split == "test":
             split = "train"  # pictures in memory have a single list
         items = source.items(split)
         if not items:
             raise source.nothing_to_test(split)
         cache = cache_for(self.cache)
-        view = self.facing(source)
-        bad: list[BadImage] = []
-        rows: list[dict[str, Any]] = []
-        truth: list[int] = []
-        guesses: list[int] = []
-        stream = stream_logits(view.method_, items, source.open, bad=bad, stop=self.bad_images == "stop")
-        with caching(cache, view.method_.backbone):
-            for chunk, logits in stream:
-                if each is not None:
-                    each(chunk, logits)
-                top = logits.softmax(dim=1).max(dim=1)
-                for item, guess, probability in zip(chunk, top.indices.tolist(), top.values.tolist(), strict=True):
-                    truth.append(item.label)
-                    guesses.append(guess)
-                    rows.append({"path": source.relative(item), "item": item, "label": item.name,
-                                 "prediction": source.classes[guess], "probability": probability})  # fmt: skip
-                if progress is not None:
-                    progress("evaluating", len(rows), len(items), {})
-        if self.bad_images == "stop":
-            refuse_bad(bad, len(items))
-        if bad:
-            note(f"{len(bad)} of {len(items)} pictures are left out: {listed([error.short for error in bad])}")
-        return {
-            **evaluate_predictions(truth, guesses, source.classes),
-            "classes": list(source.classes),
-            "data": {"name": source.name, "subset": subset, "split": split, "own_split": source.own_split,
-                     "sha256": source.content_hash(items), "unreadable": len(bad), "differs": list(source.differs)},
-            "decision": view.method_.decision(),
-            "template": view.method_.template,
-            "predictions": rows,
-            "seconds": time.perf_counter() - began,
-        }  # fmt: skip
+        method = self.facing(source).method_
+        with caching(cache, method.backbone):
+            found = answer(method, source, items, stop=self.bad_images == "stop", progress=progress, each=each)
+        data = {"name": source.name, "subset": subset, "split": split, "own_split": source.own_split,
+                **found.pop("data"), "differs": list(source.differs)}  # fmt: skip
+        return {**found, "data": data, "seconds": time.perf_counter() - began}
 
     def score(self, data: Any, labels: Sequence[Any] | None = None, sample_weight: Any = None) -> float:
         """Share of correct answers, 0 to 1, on the test split of a data set or on (pictures, labels).
@@ -315,6 +293,17 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             if any(bank.of(name, template) != own.bank.of(name, own.template) for name in source.classes):
                 return self.with_classes(source.classes, source=source)
         return self
+
+    def _among(self, which: str, source: DataSource) -> DataSource:
+        """``source`` with the classes that ``evaluate`` chooses among."""
+        if which not in CHOICES:
+            raise unknown_name("choice of classes", which, CHOICES)
+        if which == "data":
+            return source
+        if self._elsewhere(source):
+            raise UserError(f"The classes of '{source.name}' are worded in its own way, unlike those of the training: "
+                            "choose among those of the data.")  # fmt: skip
+        return source.among(self.method_.class_names)
 
     def _elsewhere(self, source: DataSource | None) -> bool:
         """Whether ``source`` is a published data set other than that of the training."""

@@ -22,7 +22,20 @@ def fingerprints(source: DataSource, items: Iterable[Item]) -> list[str]:
     return found
 
 
-def trained_on(source: DataSource, items: Iterable[Item], photos: str) -> int:
-    """How many of ``items`` an adapter was trained on that keeps ``photos``, the fingerprints in one text."""
-    kept = {photos[at : at + DIGITS] for at in range(0, len(photos), DIGITS)}
-    return sum(own in kept for own in fingerprints(source, items))
+class Seen:
+    """The photos that an adapter was trained on.
+
+    photos: their fingerprints in one text, as the adapter keeps them. Every file is read once.
+    """
+
+    def __init__(self, photos: str) -> None:
+        self._kept = {photos[at : at + DIGITS] for at in range(0, len(photos), DIGITS)}
+        self._known: dict[str, bool] = {}  # path -> trained on
+
+    def count(self, source: DataSource, items: Iterable[Item]) -> int:
+        """How many of ``items`` were trained on."""
+        items = list(items)
+        for item in items:
+            if item.path not in self._known:
+                self._known[item.path] = not self._kept.isdisjoint(fingerprints(source, [item]))
+        return sum(self._known[item.path] for item in items)

@@ -15,6 +15,7 @@ from anprompt.errors import Problems, UserError, nearest
 
 if TYPE_CHECKING:
     from anprompt.data import DataSource
+    from anprompt.seen import Seen
 
 CSV_HEADER = "path,rank,class,probability\n"
 NEAR = 0.8  # likeness of two names from which one may be a slip of the other
@@ -176,6 +177,7 @@ def _print_evaluation(
     console.facts([
         ("accuracy", f"{result['accuracy']:.2f} %   (mean over classes {result['class_mean']:.2f} %)"),
         ("photos", f"{result['images']} of {where['name']}, split {where['split']}, subset {where['subset']}{own}"),
+        ("chosen among", f"{len(result['classes'])} classes"),
         ("decided by", result["decision"]),
         *([("record", record)] if record is not None else []),
     ])  # fmt: skip
@@ -195,42 +197,40 @@ def _prepared(data: str, data_root: str | None, split: str, record: str | None) 
     return source
 
 
-def _split_to_use(source: DataSource, photos: str | None) -> str:
+def _split_to_use(source: DataSource, seen: Seen | None) -> str:
     """The test split; all photos where the data have no splits and none of them was trained on.
 
-    photos: what the adapter knows of its training photos; ``None``: nothing.
+    seen: the adapter's training photos; ``None``: it does not say.
     """
     from anprompt.report import console
-    from anprompt.seen import trained_on
 
     if not source.own_split or source.benchmark is not None:
         return "test"
     every, test = source.items("all"), source.items("test")
-    if photos is None:
+    if seen is None:
         console.note(f"'{source.name}' has no splits: {len(test)} of {len(every)} photos are held out and evaluated; "
                      "--split all evaluates every photo.")  # fmt: skip
-    elif not trained_on(source, every, photos):
+    elif not seen.count(source, every):
         console.note(f"'{source.name}' has no splits, and none of its {len(every)} photos was trained on: all of them "
                      "are evaluated.")  # fmt: skip
         return "all"
     return "test"
 
 
-def _say_what_was_trained_on(source: DataSource, split: str, subset: str, photos: str | None) -> None:
+def _say_what_was_trained_on(source: DataSource, split: str, subset: str, seen: Seen | None) -> None:
     """A note about photos that the adapter has learnt from, where accuracy is to tell of others."""
     from anprompt.report import console
-    from anprompt.seen import trained_on
 
-    if photos is None or split == "train" or source.benchmark is not None:
+    if seen is None or split == "train" or source.benchmark is not None:
         return
     items = source.subset(subset).items(split)
-    if seen := trained_on(source, items, photos):
+    if count := seen.count(source, items):
         which = "photos" if split == "all" else f"{split} photos"
-        console.note(f"{seen} of the {len(items)} {which} were trained on: the accuracy is too high.")
+        console.note(f"{count} of the {len(items)} {which} were trained on: the accuracy is too high.")
 
 
-def _say_what_is_new(classes: Sequence[str], trained: Sequence[str], subset: str) -> None:
-    """A note about classes that the adapter was not trained on, and one where new classes were expected."""
+def _say_what_is_new(classes: Sequence[str], trained: Sequence[str], subset: str, among: str) -> None:
+    """Notes about classes that the adapter was not trained on, and on those that could not be answered."""
     from anprompt.report import console
     from anprompt.settings import listed
 
@@ -238,9 +238,9 @@ def _say_what_is_new(classes: Sequence[str], trained: Sequence[str], subset: str
     if subset == "new" and len(new) < len(classes):
         console.note(f"{len(classes) - len(new)} of the {len(classes)} classes of subset 'new', the second half of the "
                      "data's, were trained on: this is no accuracy on new classes.")  # fmt: skip
-    if subset == "all" and not new and (left := len(set(trained) - set(classes))):
+    if (subset, among) == ("all", "data") and not new and (left := len(set(trained) - set(classes))):
         console.note(f"the data have {len(classes)} classes, and only these were chosen among: {left} of the adapter's "
-                     f"{len(set(trained))} are not among them. 'anprompt predict' chooses among all.")  # fmt: skip
+                     f"{len(set(trained))} are not among them. --among all chooses among these, too.")  # fmt: skip
     if new:
         near = {name: nearest(name, trained, NEAR) for name in new}
         named = [f"'{name}'" + (f" (near: '{near[name]}')" if near[name] else "") for name in new]
@@ -253,6 +253,7 @@ def evaluate(
     data: str,
     split: str | None = None,
     subset: Literal["all", "base", "new"] = "all",
+    among: Literal["data", "all"] = "data",
     texts: str | None = None,
     backbone: str | None = None,
     data_root: str | None = None,
@@ -269,7 +270,8 @@ def evaluate(
         adapter: folder that 'anprompt fit' wrote.
         data: as for fit.
         split: train, val, test or all; default: test, or all where the data have no splits and were not trained on.
-        subset: all classes, the base half or the new half.
+        subset: photos of all classes, of the base half or of the new half.
+        among: the classes to choose among: those of the photos (data), or those and the adapter's (all).
         texts: descriptions of classes that the adapter does not know.
         backbone: where the frozen model lies now, if it has moved.
         data_root: folder that holds the benchmark data sets.
@@ -287,6 +289,7 @@ def evaluate(
     from anprompt.classifier import PromptClassifier
     from anprompt.data.names import distinct_names
     from anprompt.report import console
+    from anprompt.seen import Seen
     from anprompt.settings import cache_for
 
     opened = cache_for(cache, cache_limit)
@@ -298,16 +301,17 @@ def evaluate(
     fitted = estimator.record_
     trained = [name for block in fitted["class_blocks"] if block["trained"] for name in block["names"]]
     photos = estimator.about_.get("photos")
-    split = split or _split_to_use(source, photos)
-    _say_what_was_trained_on(source, split, subset, photos)
-    _say_what_is_new(source.subset(subset).classes, trained, subset)
+    seen = None if photos is None else Seen(photos)
+    split = split or _split_to_use(source, seen)
+    _say_what_was_trained_on(source, split, subset, seen)
+    _say_what_is_new(source.subset(subset).classes, trained, subset, among)
     with console.progress_bars() as progress:
-        result = estimator.evaluate(source, split=split, subset=subset, progress=progress)
+        result = estimator.evaluate(source, split=split, subset=subset, among=among, progress=progress)
     for shown, name in zip(distinct_names(result["classes"]), result["classes"], strict=True):
         if shown in result["per_class"]:
             result["per_class"][shown]["trained"] = name in trained
     settings = {"adapter": fitted["sha256"], "method": fitted["method"], "seed": fitted["seed"], "subset": subset,
-                "split": split, "data": result["data"]["sha256"]}  # fmt: skip
+                "among": among, "split": split, "data": result["data"]["sha256"]}  # fmt: skip
     return _print_evaluation(result, "evaluate", json, record, settings)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -19,6 +20,12 @@ OWN_SPLIT_SEED = 1  # never changes: the same pictures are held out on every mac
 def canonical_name(raw: str) -> str:
     """Return the class name written ``raw`` in a folder, table or list: ``_`` becomes a space, ends are stripped."""
     return raw.replace("_", " ").strip()
+
+
+def _garbles(letter: str) -> bool:
+    """Whether what is printed after a letter is garbled: control characters, and those that turn the writing round."""
+    turns = unicodedata.bidirectional(letter) in {"LRE", "LRO", "RLE", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
+    return turns or unicodedata.category(letter) in {"Cc", "Zl", "Zp"}
 
 
 def same_to_clip(name: str) -> str:
@@ -41,6 +48,8 @@ def check_class_names(written: Iterable[tuple[str, str]], problems: Problems, pu
         name = canonical_name(raw)
         if any("\ud800" <= letter <= "\udfff" for letter in name):  # bytes of a file name that are no UTF-8
             problems.add(f"{where} has a class name that is not UTF-8: rename it")
+        elif control := next(filter(_garbles, name), None):
+            problems.add(f"{where!r} has a class name with the control character U+{ord(control):04X}: rename it")
         elif name:
             places.setdefault(same_to_clip(name), []).append((name, where))
         else:
@@ -71,7 +80,7 @@ def build_source(
         name: what to call the data.
         root: folder that paths are shown relative to.
         classes: class names in label order.
-        rows: (path, class name) by split; ``"train"`` is there.
+        rows: (path, class name) by split; ``"train"`` or ``"test"`` is there.
     """
     label = {class_name: i for i, class_name in enumerate(classes)}
     splits = {

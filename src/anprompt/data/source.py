@@ -107,6 +107,23 @@ class DataSource:
         }
         return replace(self, classes=tuple(self.classes[label] for label in kept), splits=splits)
 
+    def among(self, names: Iterable[str]) -> DataSource:
+        """Return this source with the classes ``names`` to choose among, before those of its own that they lack.
+
+        Raises:
+            UserError: two classes share a name, as in ImageNet, so a name does not say which is meant.
+        """
+        names = list(names)
+        for known in (names, self.classes):
+            if len(set(known)) < len(known):
+                raise UserError(f"Two classes of '{self.name}' share a name: choose among those of the data only.")
+        classes = list(dict.fromkeys([*names, *self.classes]))
+        label = {name: i for i, name in enumerate(classes)}
+        splits = {
+            split: [item._replace(label=label[item.name]) for item in items] for split, items in self.splits.items()
+        }
+        return replace(self, classes=tuple(classes), splits=splits)
+
     def content_hash(self, items: Iterable[Item], *, keep: bool = False) -> str:
         """Return a SHA-256 (hex) over the items in their order: relative path, class, file size and file contents.
 

@@ -38,7 +38,8 @@ def load_table(file: Path) -> DataSource:
     Columns: path, filepath, image or file; class_name, class or label. CSV and TSV need a header line; JSONL has one
     object per line. Relative paths start at the table's folder. Classes are sorted by name, unless they are listed: in
     ``classes.txt`` beside the table (one per line), or in a first JSONL line ``{"classes": [...]}``; then that order
-    counts, and rows and list must name the same classes. Without test rows a test split is held out as for folders.
+    counts, and rows and list must name the same classes. Without test rows a test split is held out as for folders;
+    data without training rows can only be evaluated on.
 
     Raises:
         UserError: a missing column, or all of these together, with line numbers: missing files, empty paths or labels,
@@ -59,9 +60,9 @@ def load_table(file: Path) -> DataSource:
 
     splits = _check_rows(file, rows, problems)
     classes = _check_classes(rows, listed, listed_in, problems)
-    if "train" not in splits and rows:
-        problems.add("no row belongs to the split train")
-    elif rows:
+    if rows and not splits.keys() & {"train", "test"}:
+        problems.add("no row belongs to the split train or test")
+    elif "train" in splits:
         check_class_sets({split: {name for _, name in entries} for split, entries in splits.items()}, problems)
     problems.raise_if_any()
     return build_source(file.stem, file.parent, classes, splits)

@@ -95,22 +95,13 @@ def _of_record(record: Mapping[str, Any]) -> list[dict[str, str]]:
     chosen = ["--split", config.get("split", "test"), "--subset", config.get("subset", "all")]
     but = "A record names no place on a machine: put your own in place of what is in capitals."
     if record.get("kind") == "evaluate":
-        line = ["anprompt", "evaluate", "ADAPTER", name, *chosen]
+        among = ["--among", config["among"]] if config.get("among", "data") != "data" else []
+        line = ["anprompt", "evaluate", "ADAPTER", name, *chosen, *among]
         return [{"does": "Measure it again", "line": shlex.join(line), "but": but}]
     if record.get("kind") == "zeroshot":
         text = config.get("options", {}).get("text", "template")
         split = record.get("data", {}).get("split", "test")
-        line = [
-            "anprompt",
-            "zeroshot",
-            name,
-            "--text",
-            text,
-            "--template",
-            config.get("template", ""),
-            "--split",
-            split,
-        ]
-        line += ["--subset", config.get("subset", "all"), "--backbone", "MODEL"]
+        line = ["anprompt", "zeroshot", name, "--text", text, "--template", config.get("template", "")]
+        line += ["--split", split, "--subset", config.get("subset", "all"), "--backbone", "MODEL"]
         return [{"does": "Measure it again", "line": shlex.join(line), "but": but}]
     return []
