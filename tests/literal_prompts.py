@@ -273,7 +273,7 @@ def dapt(case: Case) -> Outcome:
         ]  # 1e-6: PyTorch's own guard against distances of nothing
         extra = 0.8 * torch.stack(parts).mean()
     else:
-        l_bg = SCALE * torch.stack(f_bg) @ t_bg.T
+        l_bg = SCALE * torch.stack(f_bg) @ t_bg[7 * o.background_columns :].T
         extra = 0.1 * cross_entropy(SCALE * torch.stack(f_fg) @ f_t.T, case.labels)
         extra = extra + 0.5 * cross_entropy(l_bg, l_bg.argmax(dim=1))
     return {"total": ce + extra, "cross_entropy": ce, "decoupling": extra}, logits

@@ -86,6 +86,8 @@ def test_alpha_and_beta_are_chosen_on_training_photos_alone() -> None:
     backbone = small_backbone()
     single = methods.create("tip-adapter", backbone, NAMES, photos=One(backbone), choose="leave-one-out")
     assert single.alpha_beta.tolist() == [1.0, 5.5], "one photo a class cannot vote for itself"
+    assert single.decision().endswith("(β = 5.5; fixed, because leaving one out takes two photos of each class)")
+    assert "fixed" not in chosen.decision()
 
 
 def test_photos_are_needed_and_said_to_be() -> None:

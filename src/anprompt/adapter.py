@@ -80,6 +80,7 @@ def save_adapter(folder: Path, method: Method, about: Mapping[str, Any]) -> None
         "seed": method.seed,
         "template": method.template,
         "class_blocks": [{"names": list(b.names), "trained": b.trained} for b in method.blocks],
+        "trained_classes": list(method.learned),
         "texts": {**texts.to_json(), "source": texts.source},
         "baked": baked,
         "decision": method.decision(),
@@ -236,7 +237,10 @@ def load_adapter(
         method.load_state_dict(tensors)
     texts = document["texts"]
     method.bank = DescriptionBank(texts["main"], texts["noise"], texts.get("source", "adapter"))
-    method.blocks = [method.make_block(block["names"], trained=block["trained"]) for block in document["class_blocks"]]
+    blocks = document["class_blocks"]
+    in_front = [name for block in blocks if block["trained"] for name in block["names"]]
+    method.learned = tuple(document.get("trained_classes", in_front))  # older adapters do not have it
+    method.blocks = [method.make_block(block["names"], trained=block["trained"]) for block in blocks]
     method.requires_grad_(False)
     return method, document
 

@@ -274,7 +274,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         view = PromptClassifier(**self.get_params(deep=False))
         method = copy.copy(self.method_)
         method.template = template
-        view.method_ = method.with_classes(chosen, known)
+        view.method_ = method.with_classes(chosen, known, foreign=self._elsewhere(source))
         trained = () if self._elsewhere(source) else self.method_.class_names
         missing = [n for n in chosen if not (n in known.main or n in trained or view.method_.is_kept(n))]
         if missing and "descriptions" in self.method_.needs:

@@ -201,7 +201,8 @@ def prepare(
     photos = FrozenPhotos(images, backbone, seed)
     method = methods.create(asked.method, backbone, source.classes, texts=bank, photos=photos, **common)
     missing = [name for name in source.classes if name not in bank.main]
-    if missing and ("descriptions" in kind.needs or method.used_texts(source.classes).main):
+    described = {"descriptions", "descriptions in training"} & set(kind.needs)
+    if missing and (described or method.used_texts(source.classes).main):
         note(
             f"{len(missing)} of {len(source.classes)} classes have no descriptions and use the template instead: "
             f"{listed(missing)}; 'anprompt describe' makes some"

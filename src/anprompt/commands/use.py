@@ -299,7 +299,7 @@ def evaluate(
         adapter, backbone, device=device, texts=texts, bad_images=bad_images, cache=opened
     )
     fitted = estimator.record_
-    trained = [name for block in fitted["class_blocks"] if block["trained"] for name in block["names"]]
+    trained = estimator.method_.learned
     photos = estimator.about_.get("photos")
     seen = None if photos is None else Seen(photos)
     split = split or _split_to_use(source, seen)

@@ -63,7 +63,7 @@ class ANPromptOptions:
     gamma_epsilon: float = option(1e-6, "ε0 in Eq. 7", low=0)
     detach_gamma: bool = option(True, "no gradient through γ")
     noise_source: Literal["bank", "main", "drop", "mask", "shuffle", "synonym"] = option(
-        "bank", "noise text: a noise sentence, another main sentence, or the main sentence with strong noise (Table X)"
+        "bank", "noise text: a noise sentence, another main one (aggregate=sample), or the main one damaged (Table X)"
     )
     draw: Literal["per-class", "shared"] = option("per-class", "own sentence index for each class, or one for all")
     aggregate: Literal["sample", "mean"] = option("sample", "f_m, f_n from one drawn sentence, or the mean over all")
@@ -121,7 +121,7 @@ class ANPrompt(LowRankProjection, SmallForm):
     presets = {  # noqa: RUF012 - ClassVar in the base
         "paper": Preset("the equations of the paper", {}, {"optimizer": "adam"}),
         "snapshot": Preset(
-            "what an early public version of the authors' code did: no K-means, prototype logits in loss and decision",
+            "the authors' code in an early version, base-to-new: no K-means, prototype logits in loss and decision",
             {
                 "anti_prompt": False, "draw": "shared", "maps": "low-rank", "free_prompts": 0.2, "mix": 0.5,
                 "projection": "low-rank", "partner": "prototype", "theta_in_loss": True, "kl_direction": "reverse",
@@ -134,6 +134,9 @@ class ANPrompt(LowRankProjection, SmallForm):
     def __init__(self, backbone: Backbone, options: ANPromptOptions, **common: Any) -> None:
         super().__init__(backbone, options, **common)
         self.options: ANPromptOptions
+        if (options.noise_source, options.aggregate) == ("main", "mean"):
+            raise UserError("noise_source='main' takes a main sentence other than the drawn one, but with "
+                            "aggregate='mean' all are taken: use one of the two.")  # fmt: skip
         o, config = options, backbone.config
         self.vision_layers = parse_layers(o.layers, config.vision.depth)
         self.text_layers = parse_layers(o.layers, config.text.depth)
@@ -168,7 +171,7 @@ class ANPrompt(LowRankProjection, SmallForm):
         """All texts of a class, and the drawn main and noise sentence (lists, if ``aggregate`` is ``"mean"``)."""
         o = self.options
         texts = self.bank.of(name, self.template)
-        epoch = int(self.drawn_epoch) if o.resample == "epoch" and self.baked is None else 0
+        epoch = int(self.drawn_epoch) if "drawn_epoch" in self._buffers else 0
         rng = random.Random(f"{self.seed}/{epoch}/{name if o.draw == 'per-class' else ''}")
         i, j = rng.random(), rng.random()
         main = texts.main if o.aggregate == "mean" else (texts.main[int(i * len(texts.main))],)
@@ -201,6 +204,7 @@ class ANPrompt(LowRankProjection, SmallForm):
             texts = [self._draw(name)[0] for name in names]
             pairs = [(t.main[i % len(t.main)], s) for t in texts for i, s in enumerate(t.noise) if o.text_noise]
             pairs += [(s, t.noise[i % len(t.noise)]) for t in texts for i, s in enumerate(t.main)]
+            pairs = list(dict.fromkeys(pairs))  # the first ones of a class come up twice
             f_m, f_n = (self.backbone.encode_text([p[side] for p in pairs]) for side in (0, 1))
             rows = f_m + o.alpha * o.text_noise * f_n  # (2), for every description
         if len(rows) < k:
@@ -233,13 +237,16 @@ class ANPrompt(LowRankProjection, SmallForm):
             for block in self.blocks:
                 self._add_weak_noise(block).kept = None
 
-    def with_classes(self, names: Sequence[str], bank: DescriptionBank | None = None) -> Method:
-        view = super().with_classes(names, bank)
+    def with_classes(
+        self, names: Sequence[str], bank: DescriptionBank | None = None, *, foreign: bool = False
+    ) -> Method:
+        view = super().with_classes(names, bank, foreign=foreign)
         again = self.options.recompute_noise and self.options.anti_prompt and self.baked is None
-        if again and not view.blocks[0].trained:
+        if again and not all(block.trained for block in view.blocks):
             assert isinstance(view, ANPrompt)
             view._buffers = dict(self._buffers)  # so that this object keeps its own P_w
-            view.noise_prompts = view._noise_centres(names, view.blocks[0].extra["weak_noise"])
+            weak_noise = torch.cat([block.extra["weak_noise"] for block in view.blocks])  # (C, d)
+            view.noise_prompts = view._noise_centres(names, weak_noise)
         return view
 
     def used_texts(self, names: Sequence[str]) -> DescriptionBank:
@@ -351,4 +358,5 @@ class ANPrompt(LowRankProjection, SmallForm):
         if self.options.partner == "prototype":
             raise UserError("Option partner='prototype' needs P_r at prediction: such an adapter cannot be baked.")
         vision, text = (torch.stack(list(tokens.values())) for tokens in self.tokens())
-        return {"baked_vision": vision, "baked_text": text.half()}  # text: only used for classes added later
+        small = {"baked_vision": vision, "baked_text": text.half()}  # text: only used for classes added later
+        return small if self.options.resample == "run" else {**small, "drawn_epoch": self.drawn_epoch}

@@ -7,6 +7,7 @@ the command line only know this interface. A method knows no data set, no file f
 from __future__ import annotations
 
 import copy
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -78,7 +79,10 @@ class Method(nn.Module, ABC):
     seed: for everything drawn before training (initial values come from torch's global generator, see ``create``).
     baked: the classes of which only weights are kept since :meth:`bake`; ``None`` before.
 
-    needs: ``"descriptions"`` of the classes, ``"training photos"`` before training (:meth:`see` gets them).
+    learned: names of the classes that it was trained on, whatever classes are in front of it.
+
+    needs: ``"descriptions"`` of all classes or, of those of training alone, ``"descriptions in training"``;
+    ``"training photos"`` before training (:meth:`see` gets them).
     supports_new_classes, only_known: whether other classes than those of training are possible, and why not.
     What batches of training have besides: ``views``, how many further augmentations of the same photos, as ``"views"``
     ``(V, B, 3, H, W)``; ``chance``, whether ``"chance"``, one number in [0, 1) for each step; ``plain``, whether
@@ -114,6 +118,7 @@ class Method(nn.Module, ABC):
         self.seed = seed
         self.bank = DescriptionBank()
         self.blocks: list[ClassBlock] = []
+        self.learned: tuple[str, ...] = ()
         self.baked: BakedClasses | None = None
 
     # ---- classes ---------------------------------------------------------------------------------------------------
@@ -131,7 +136,7 @@ class Method(nn.Module, ABC):
     def start(self, names: Sequence[str], bank: DescriptionBank) -> None:
         """Put the training classes in front of the method, before training."""
         self.make_room({"class": len(names)})
-        self.bank = bank
+        self.bank, self.learned = bank, tuple(names)
         self.blocks = [self.make_block(names, trained=True)]
 
     def see(self, photos: Photos) -> None:
@@ -158,20 +163,30 @@ class Method(nn.Module, ABC):
     def start_epoch(self, epoch: int) -> None:
         """Called by the loop before each epoch (counted from 0)."""
 
-    def with_classes(self, names: Sequence[str], bank: DescriptionBank | None = None) -> Method:
+    def heaviest_epoch(self, epochs: int) -> int:
+        """Which of ``epochs`` (counted from 0) has the steps that take most: memory and time are estimated by it."""
+        return 0
+
+    def with_classes(
+        self, names: Sequence[str], bank: DescriptionBank | None = None, *, foreign: bool = False
+    ) -> Method:
         """A view of the same prompts over other classes; parameters are shared, this object stays as it is.
 
         bank: sentences of these classes; those of the training classes are known already.
+        foreign: they are of another published data set: unless all were trained on, all are decided as new ones are.
         """
         self.check_names(names)
         view = copy.copy(self)
         if bank is not None:
             view.bank = bank
-        learned = {name for block in self.blocks if block.trained for name in block.names}
+        learned = set(self.learned)
+        if foreign and not learned.issuperset(names):
+            learned = set()
         if not self.supports_new_classes and list(names) != self.class_names:  # two of these may share a name
             view._parameters, view._buffers = dict(self._parameters), dict(self._buffers)
             view.keep_classes([self.class_names.index(name) for name in names])
-        view.blocks = [view.make_block(names, trained=learned.issuperset(names))]
+        runs = itertools.groupby(names, learned.__contains__)  # the order of the classes stays
+        view.blocks = [view.make_block(list(run), trained=trained) for trained, run in runs]
         return view
 
     def check_names(self, names: Sequence[str]) -> None:
@@ -213,7 +228,7 @@ class Method(nn.Module, ABC):
         self.check_names(names)
         before, self.bank = self.bank, bank
         try:
-            block = self.make_block(names, trained=False)
+            block = self.make_block(names, trained=set(self.learned).issuperset(names))
         except UserError:
             self.bank = before
             raise

@@ -48,7 +48,7 @@ class CoPrompt(MaPLe):
     paper = "Consistency-guided prompt learning for vision-language models"
     link = "https://arxiv.org/abs/2306.01195"
     year = 2024
-    needs = ("descriptions",)
+    needs = ("descriptions in training",)
     views = 1
     chance = True
     Options = CoPromptOptions

@@ -89,6 +89,9 @@ class DAPT(MaPLe):
     def start_epoch(self, epoch: int) -> None:
         self.epoch = epoch
 
+    def heaviest_epoch(self, epochs: int) -> int:
+        return max(0, epochs - 1)  # after the switch, one more pass has gradients
+
     def _mask(self, pixels: Tensor, labels: Tensor, weights: Tensor, plan: PromptPlan) -> tuple[Tensor, Tensor]:
         """``m`` of (2), ``(B, 1, H, W)``, zeros and ones, and ``f_v`` ``(B, d)``. weights: ``f_t`` ``(C, d)``."""
 
@@ -118,7 +121,8 @@ class DAPT(MaPLe):
 
         with torch.no_grad():
             f_fg = features(m * pixels)
-        rows = torch.cat([f_t, background_texts()[:COLUMNS]]) if o.background_columns else f_t
+        apart = COLUMNS if o.background_columns else 0  # those that compete with the classes are no targets of (4)
+        rows = torch.cat([f_t, background_texts()[:apart]]) if apart else f_t
         cross_entropy = F.cross_entropy(scale * f_v @ rows.T, labels)
         if self.epoch < o.switch:
             with torch.no_grad():
@@ -126,7 +130,7 @@ class DAPT(MaPLe):
             extra = o.separation * F.triplet_margin_loss(f_v, f_fg, f_bg, margin=o.margin)  # (3)
         else:
             l_fg = scale * f_fg @ f_t.T
-            l_bg = scale * features((1 - m) * pixels) @ background_texts().T
+            l_bg = scale * features((1 - m) * pixels) @ background_texts()[apart:].T
             extra = o.foreground * F.cross_entropy(l_fg, labels)
             extra = extra + o.background * F.cross_entropy(l_bg, l_bg.argmax(dim=1))  # (4)
         return {"total": cross_entropy + extra, "cross_entropy": cross_entropy, "decoupling": extra}  # (5)

@@ -62,7 +62,7 @@ class TAC(Method):
     paper = "Task-Aware Clustering for Prompting Vision-Language Models"
     link = "https://github.com/FushengHao/TAC"
     year = 2025
-    needs = ("descriptions",)
+    needs = ("descriptions in training",)
     plain = True
     views: ClassVar[int] = 3  # besides the first
     Options = TACOptions

@@ -140,4 +140,6 @@ class TipAdapter(Method):
 
     def decision(self) -> str:
         alpha, beta = self.alpha_beta.tolist()
-        return f"zero-shot logits + {alpha:g}·vote of the training photos (β = {beta:g})"
+        unchosen = self.options.choose == "leave-one-out" and bool((torch.bincount(self.key_labels) < 2).any())
+        why = "; fixed, because leaving one out takes two photos of each class" if unchosen else ""
+        return f"zero-shot logits + {alpha:g}·vote of the training photos (β = {beta:g}{why})"

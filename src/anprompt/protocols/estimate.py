@@ -18,6 +18,7 @@ from anprompt.data.draw import draw_few_shot
 from anprompt.protocols.declare import learns
 from anprompt.protocols.runs import Run, Task
 from anprompt.settings import bank_for
+from anprompt.text import DescriptionBank
 from anprompt.training import Recipe, resolve_recipe
 from anprompt.training.batches import steps_in_epoch
 from anprompt.training.memory import blank_batch
@@ -50,21 +51,26 @@ def estimate(
 ) -> Estimate:  # fmt: skip
     """Time one training step of every kind of run on this machine, and one image and text pass, and add all up.
 
-    Every method is timed with random pixels and its real class names, without their descriptions. Decoding photos is
-    not in the estimate: it runs beside the forward pass.
+    Every method is timed with random pixels, its real class names and their descriptions, in its heaviest epoch.
+    Decoding photos is not in the estimate: it runs beside the forward pass.
     """
     sizes = _Sizes(sources, texts)
-    per_picture, per_sentence = _time_passes(backbone)
+    passes: dict[str, tuple[float, float]] = {}  # by precision
     steps: dict[str, float] = {}
     kinds = {_kind(task.run): task for task in tasks if learns(task.run.method)}
     for done, (kind, task) in enumerate(kinds.items()):
-        steps[kind] = _time_step(task, sources[task.run.source].subset(task.run.subset), backbone)
+        source = sources[task.run.source]
+        steps[kind] = _time_step(task, source.subset(task.run.subset), bank_for(texts, source), backbone)
         if progress is not None:
             progress(done + 1, len(kinds))
     total = Estimate(runs=len(tasks), evaluations=sum(len(task.evaluations) for task in tasks))
     states = []
     for task in tasks:
         run, seconds = task.run, 0.0
+        precision = _precision(run, backbone)
+        if precision not in passes:
+            passes[precision] = _time_passes(backbone.in_precision(precision))
+        per_picture, per_sentence = passes[precision]
         classes = len(sources[run.source].subset(run.subset).classes)
         if learns(run.method):
             recipe = _recipe(run)
@@ -150,16 +156,21 @@ class _AnyPhotos:
         return F.normalize(torch.randn(len(self.labels), self._width, device=self.labels.device), dim=-1)
 
 
-def _time_step(task: Task, source: DataSource, backbone: Backbone) -> float:
+def _precision(run: Run, backbone: Backbone) -> str:
+    return choose_precision(_recipe(run).precision, backbone).precision
+
+
+def _time_step(task: Task, source: DataSource, texts: DescriptionBank, backbone: Backbone) -> float:
     """Seconds of a training step, the faster of two after a first one; 0 for methods without learnables."""
     run, recipe = task.run, _recipe(task.run)
-    backbone = backbone.in_precision(choose_precision(recipe.precision, backbone).precision)
+    backbone = backbone.in_precision(_precision(run, backbone))
     method = methods.create(
-        run.method, backbone, source.classes, preset=run.preset, template=task.settings["template"],
+        run.method, backbone, source.classes, preset=run.preset, template=task.settings["template"], texts=texts,
         photos=_AnyPhotos(backbone, len(source.classes), run.shots), **dict(run.options),
     )  # fmt: skip
     if not method.trainable:
         return 0.0
+    method.start_epoch(method.heaviest_epoch(recipe.epochs))
     optimizer = recipe.make_optimizer(list(method.parameters()))
     batch = blank_batch(method, min(recipe.batch, len(source.splits["train"])), backbone.device)
     for name in batch.keys() & {"pixels", "views", "plain"}:

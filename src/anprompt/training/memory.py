@@ -60,14 +60,15 @@ def estimate_step(method: Method, batch: int, recipe: Recipe | None = None) -> S
     The method's own losses and their gradients are followed with tensors that have shapes only, so the estimate holds
     for any method, precision and ``backbone.class_chunk``. Nothing is changed: parameters, gradients, what is kept from
     step to step, random state.
-    recipe: whose optimiser's state is counted.
+    recipe: whose optimiser's state is counted, and whose heaviest epoch is taken.
 
     Raises :class:`NotFollowed` when the losses want numbers that only a real step has.
     """
+    epoch = 0 if recipe is None else method.heaviest_epoch(recipe.epochs)
     if batch <= PROBES[-1]:
-        forward, backward = _follow(method, batch)
+        forward, backward = _follow(method, batch, epoch)
     else:
-        few, more = (_follow(method, n) for n in PROBES)
+        few, more = (_follow(method, n, epoch) for n in PROBES)
         steps = (batch - PROBES[0]) / (PROBES[1] - PROBES[0])
         forward, backward = (a + round(steps * (b - a)) for a, b in zip(few, more, strict=True))
     parameters = [p for p in method.parameters() if p.requires_grad]
@@ -79,7 +80,7 @@ def estimate_step(method: Method, batch: int, recipe: Recipe | None = None) -> S
     return StepMemory(memory_in_use(device), state, activations, round(overhead))
 
 
-def _follow(method: Method, batch: int) -> tuple[int, int]:
+def _follow(method: Method, batch: int, epoch: int) -> tuple[int, int]:
     """The most bytes alive in the forward pass of a step, and from there to the end of the backward pass."""
     backbone = method.backbone
     live = LiveBytes(shapes_only=True, device=backbone.device)
@@ -87,6 +88,8 @@ def _follow(method: Method, batch: int) -> tuple[int, int]:
     learnable = [new for old, new in stand_ins if old.requires_grad]
     with untouched(method, stand_ins):
         backbone.cache = None  # it would look at the pixels
+        if epoch:
+            method.start_epoch(epoch)
         try:
             forward = _run_step(method, batch, learnable, live)
         except UserError:

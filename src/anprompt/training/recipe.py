@@ -15,7 +15,8 @@ from anprompt.methods.options import build_options, checked_entries, option
 
 @dataclass(frozen=True)
 class Recipe:
-    """How to train. Defaults are the paper's (section IV-B); where it is silent, what its code base did."""
+    """How to train. Defaults are the paper's (section IV-B); where it is silent, what its code base
+    did, but for weight decay: the paper names none."""
 
     optimizer: Literal["adam", "adamw", "sgd"] = option("adam", "optimiser; sgd has momentum 0.9")
     lr: float = option(1e-3, "learning rate after warm-up", low=0)
