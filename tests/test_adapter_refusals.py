@@ -34,6 +34,16 @@ from helpers_clip import random_backbone
 from helpers_fit import ABOUT, pictures, trained
 
 
+def test_somebody_elses_readme_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "README.md").write_text("# My thesis")
+    with pytest.raises(UserError, match=r"README\.md' is there already and is none that anprompt wrote"):
+        save_adapter(tmp_path, trained(), ABOUT)
+    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
+    (tmp_path / "README.md").unlink()
+    for _ in range(2):
+        save_adapter(tmp_path, trained(), ABOUT)
+
+
 @pytest.fixture(scope="module")
 def pixels() -> Tensor:
     return random_backbone().transform.normalise(torch.stack([image[:, :32, :32] for image in pictures(5).images]))

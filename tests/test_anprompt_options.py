@@ -271,6 +271,14 @@ def test_fewer_classes_than_prompts_cluster_all_sentences(text_noise: bool) -> N
         close(method.noise_prompts[k], rows[nearest == k].mean(dim=0))  # K-means has converged on just these rows
 
 
+def test_few_sentences_are_combined_until_there_are_enough() -> None:
+    texts = DescriptionBank({n: BANK.main[n][:2] for n in NAMES[:2]}, {n: BANK.noise[n][:2] for n in NAMES[:2]})
+    method = anprompt(NAMES[:2], texts=texts, prompt_length=8, alpha=0.3)
+    pairs = [pair for n in NAMES[:2] for pair in product(texts.main[n], texts.noise[n])]
+    rows = fused([m for m, _ in pairs], [n for _, n in pairs], 0.3)
+    assert torch.cdist(rows, method.noise_prompts).min(dim=1).values.max() < 1e-4, "8 pairs, 8 centres"
+
+
 def test_too_few_sentences_for_the_noise_prompts() -> None:
     with pytest.raises(UserError, match=r"12 noise prompts need at least 12 classes or sentences, but there are 8"):
         anprompt(["cat"], texts=DescriptionBank({}, {}, "none"), prompt_length=12)

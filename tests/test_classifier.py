@@ -15,11 +15,11 @@ from sklearn.exceptions import NotFittedError
 from sklearn.metrics import accuracy_score
 from sklearn.model_selection import cross_val_score
 
-from anprompt import PromptClassifier
+from anprompt import PromptClassifier, inputs
 from anprompt.clip import Backbone
-from anprompt.data import open_data
+from anprompt.data import decode, open_data
 from anprompt.errors import UserError
-from anprompt.files import locked
+from anprompt.files import locked, sha256_file
 from anprompt.settings import Note
 from helpers_clip import random_backbone
 from helpers_fit import PHOTO_CLASSES, estimator, noisy_array, solid
@@ -278,11 +278,26 @@ def test_bad_pictures_stop_or_are_skipped_and_named(backbone: Backbone, photos: 
     assert np.isnan(probabilities).all()
     with pytest.warns(Note, match="2 of 16 pictures are left out"):
         assert made.evaluate(data, labels)["data"]["unreadable"] == 2
+    with pytest.raises(UserError, match="2 of 2 pictures cannot be used"):  # an accuracy of none would be no number
+        made.evaluate(bad, labels[:2])
     made.set_params(bad_images="stop")
     with pytest.raises(UserError, match="2 of 16 pictures"):
         made.predict(data)
     with pytest.raises(UserError, match="2 of 16 pictures"):
         made.score(data, labels)
+
+
+def test_of_a_list_only_what_is_drawn_is_opened(
+    backbone: Backbone, photos: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[str] = []
+    monkeypatch.setattr(inputs, "decode", lambda picture: (opened.append(str(picture)), decode(picture))[1])
+    monkeypatch.setattr(inputs, "sha256_file", lambda path: (opened.append(str(path)), sha256_file(path))[1])
+    labels = [path.parent.name for path in photos]
+    made = estimator(backbone, method="linear-probe", shots=1, texts=None).fit(photos, labels)
+    drawn = [str(photos[int(index)]) for index in made.record_["drawn"]]
+    assert len(drawn) == 4
+    assert set(opened) == set(drawn)
 
 
 def test_a_picture_that_breaks_off_is_reported_however_it_is_handed_over(backbone: Backbone, tmp_path: Path) -> None:

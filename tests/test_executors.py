@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -73,6 +74,14 @@ def test_each_task_gives_one_outcome_with_the_result_of_the_function(execute: Ru
     expected = [Outcome(i, {"square": i * i}) for i in range(7)]
     assert by_index(execute(helpers.square, range(7))) == expected
     assert list(execute(helpers.square, [])) == []
+
+
+def test_where_signals_cannot_be_made_to_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on Windows, whose ``signal`` has no ``pthread_sigmask``; elsewhere multiprocessing itself needs it."""
+    monkeypatch.setattr(executors, "WAITING", False)
+    monkeypatch.setattr(executors, "signal", SimpleNamespace(SIGTERM=signal.SIGTERM, SIGINT=signal.SIGINT,
+        SIGKILL=signal.SIGKILL, signal=signal.signal, getsignal=signal.getsignal))  # fmt: skip
+    assert by_index(in_processes(helpers.square, [3])) == [Outcome(0, {"square": 9})]
 
 
 def test_outcomes_come_as_they_end(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 import signal
 import threading
@@ -10,6 +11,7 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -227,6 +229,19 @@ def test_other_settings_are_refused_and_named(tmp_path: Path) -> None:
     assert "(options.alpha: 0.001 → 0.01; seed: 1 → 2)" in message
     assert "without --resume" in message
     assert sha256_file(tmp_path / FILE) == before
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux says which files are mapped")
+def test_a_resumed_run_does_not_go_on_in_the_file(tmp_path: Path) -> None:
+    """Windows replaces no file that is mapped into memory."""
+    method = Vector(random_backbone())
+    train(method, pictures(), short_recipe(), seed=1, folder=tmp_path)
+    optimizer = short_recipe().make_optimizer(list(method.parameters()))
+    with safe_open(tmp_path / FILE, framework="pt") as file:
+        fingerprint = json.loads(file.metadata()["fingerprint"])
+    assert checkpoint.load_state(tmp_path, method, optimizer, fingerprint) is not None
+    assert optimizer.state_dict()["state"]
+    assert str(tmp_path / FILE) not in Path("/proc/self/maps").read_text()
 
 
 @pytest.mark.parametrize("damage", ["truncated", "garbage", "empty", "no metadata", "other tensors"])

@@ -50,15 +50,24 @@ def round_to_storage(method: Method, dtype: str) -> None:
         parameter.copy_(rounded)
 
 
+def check_card(folder: Path) -> None:
+    """Raise :class:`UserError` where an adapter's README.md would replace one that is not an adapter's."""
+    card = folder / CARD
+    if card.is_file() and CARD_SAYS not in card.read_text(encoding="utf-8", errors="replace"):
+        raise UserError(f"'{card}' is there already and is none that anprompt wrote: name another folder.")
+
+
 def save_adapter(folder: Path, method: Method, about: Mapping[str, Any]) -> None:
     """Write an adapter.
 
     about: ``preset``, ``recipe``, ``data``, ``metrics`` and whatever else belongs into the document. ``storage`` is the
         number format of the learned tensors, ``"fp16"`` (default) or ``"fp32"``; frozen prompts are stored as they are.
 
-    Raises :class:`UserError` when the folder cannot be written; an adapter that was there is then as it was.
+    Raises :class:`UserError` when the folder cannot be written or holds a README.md of somebody else's; an adapter
+    that was there is then as it was.
     """
     check_writable(folder)
+    check_card(folder)
     paths = folder / TENSORS, folder / DOCUMENT, folder / CARD
     remove_parts(*paths)
     baked = method.baked is not None

@@ -47,7 +47,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     storage: ``"fp16"`` or ``"fp32"``, the number format that learned tensors are rounded to after training.
     cache: folder (or an ``ActivationCache``) where ``fit`` and ``evaluate`` keep what the frozen lower blocks give for
         a batch of pictures; further runs that show the same batches read it. Same results; ``None``: no cache.
-    device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"mps"`` or a ``torch.device``.
+    device: ``"auto"``, ``"cpu"``, ``"cuda"``, ``"cuda:1"``, ``"mps"`` or a ``torch.device``.
     memory_gb: GiB that ``fit`` may hold in all, on a GPU what it may hold there; ``None``: 80 % of what is free. With
         many classes it then takes some at a time, which is slower.
     random_state: seed of everything that is drawn.

@@ -47,14 +47,14 @@ def answer(
                          "prediction": source.classes[guess], "probability": probability})  # fmt: skip
         if progress is not None:
             progress("evaluating", len(rows), len(items), {})
-    if stop:
+    if stop or not rows:
         refuse_bad(bad, len(items))
     if bad:
         note(f"{len(bad)} of {len(items)} pictures are left out: {listed([error.short for error in bad])}")
     return {
         **evaluate_predictions(truth, guesses, source.classes),
         "classes": list(source.classes),
-        "data": {"sha256": source.content_hash(items), "unreadable": len(bad)},
+        "data": {"sha256": source.content_hash(items, keep=True), "unreadable": len(bad)},
         "decision": method.decision(),
         "template": method.template,
         "predictions": rows,

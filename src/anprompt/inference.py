@@ -61,9 +61,9 @@ def stream_logits(
             return error
 
     def forward(loaded: list[Tensor]) -> Tensor:
-        pixels = transform.normalise(torch.stack(loaded))
         with suitable_threads(method.backbone):
-            return (compute or method.logits)(pixels.to(method.backbone.device)).float().cpu()
+            pixels = transform.normalise(torch.stack(loaded).to(method.backbone.device))  # bytes travel, not floats
+            return (compute or method.logits)(pixels).float().cpu()
 
     size, done = batch or FEW, 0  # done: batches
     iterator = iter(items)

@@ -64,15 +64,15 @@ def as_source(
             problems.add(f"{label!r} is none of the {len(name_by_label)} classes.{near}")
     problems.raise_if_any()
     known_names = tuple(name_by_label.values()) if classes is None else tuple(classes)
+    label_of = {name: i for i, name in reversed([*enumerate(known_names)])}  # of two of one name, the first
     names = [name_by_label[label] for label in given]
-    items = [
-        Item(f"{i}:{_digest(p)}", known_names.index(n), n) for i, (p, n) in enumerate(zip(pictures, names, strict=True))
-    ]
+    items = [Item(str(i), label_of[name], name) for i, name in enumerate(names)]
     return DataSource(
         name="pictures in memory",
         classes=known_names,
         splits={"train": items},
-        opener=lambda item: decode(pictures[int(item.path.partition(":")[0])]),
+        opener=lambda item: decode(pictures[int(item.path)]),
+        held=lambda item: _digest(pictures[int(item.path)]),
     )
 
 

@@ -119,13 +119,19 @@ def caching(cache: ActivationCache | None, backbone: Backbone) -> Iterator[None]
 
 
 def find_device(name: str | torch.device) -> torch.device:
-    """The device of that name; ``"auto"`` is a CUDA device if there is one. :class:`UserError` if it is not there."""
-    kind = name.type if isinstance(name, torch.device) else name
-    if kind not in DEVICES:
-        raise unknown_name("device", str(kind), DEVICES)
+    """The device of that name, such as ``"cuda:1"``; ``"auto"`` is a CUDA device if there is one.
+
+    Raises :class:`UserError` for other names, and if it is not there.
+    """
+    kind, _, number = str(name).partition(":")
+    if kind not in DEVICES or (number and not number.isdecimal()):
+        raise unknown_name("device", str(name), (*DEVICES, "cuda:N"))
     there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if kind == "auto":
         kind = "cuda" if there["cuda"] else "cpu"
     if not there[kind]:
         raise UserError(f"Device '{kind}' is not available on this machine; use 'cpu' or 'auto'.")
-    return name if isinstance(name, torch.device) else torch.device(kind)
+    count = torch.cuda.device_count() if kind == "cuda" else 1
+    if number and int(number) >= count:
+        raise UserError(f"There is no device '{name}': the last one here is '{kind}:{count - 1}'.")
+    return torch.device(f"{kind}:{number}" if number else kind)

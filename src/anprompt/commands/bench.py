@@ -77,7 +77,7 @@ def bench(
         discard: remove each adapter as soon as its evaluations are done.
         cache: folder where activations of the frozen lower blocks are kept for runs that show the same batches.
         cache_limit: largest size of the cache in GiB; default: 10.
-        device: auto, cpu, cuda or mps.
+        device: auto, cpu, cuda (cuda:N where there are several) or mps.
         unchecked: go on where zero-shot accuracy differs from the published one.
         dry_run: only say what would be run, how long it takes and how much disk it needs.
         json: print one JSON document.

@@ -45,7 +45,7 @@ def compare(
         out: folder for records and adapters.
         jobs: runs at the same time, each in a process of its own.
         threads: processor cores of one run; default: all, shared by the jobs.
-        device: auto, cpu, cuda or mps.
+        device: auto, cpu, cuda (cuda:N where there are several) or mps.
         json: print one JSON document.
 
     Examples:

@@ -69,7 +69,7 @@ def explain(
         template: sentence with {} for the class name, for zero-shot.
         synonyms: file of synonyms, or WordNet's folder; default: an installed WordNet, else a packaged list.
         bad_images: what to do with unreadable photos.
-        device: auto, cpu, cuda or mps.
+        device: auto, cpu, cuda (cuda:N where there are several) or mps.
         seed: decides the noise and the random orders.
         out: folder for the figures and the numbers.
         json: print one JSON document.

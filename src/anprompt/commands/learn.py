@@ -68,7 +68,7 @@ def fit(
         cache: folder where activations of the frozen lower blocks are kept for other runs that show the same batches.
         cache_limit: largest size of the cache in GiB; default: 10.
         memory_gb: GiB of memory that training may use in all; default: 80 % of what is free.
-        device: auto, cpu, cuda or mps.
+        device: auto, cpu, cuda (cuda:N where there are several) or mps.
         bake: save the smallest form, for prediction only.
         resume: continue an interrupted run in the same folder.
         json: print the run's record as one JSON document.

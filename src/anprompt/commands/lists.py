@@ -34,4 +34,9 @@ def cores_each(jobs: int, threads: int | None) -> int | None:
     """Cores of each of several runs, from ``--jobs`` and ``--threads``; ``None``: all, for a single one."""
     if jobs < 1 or (threads is not None and threads < 1):
         raise UserError(f"--jobs and --threads must be at least 1 (got {jobs} and {threads}).")
-    return threads or (None if jobs == 1 else max(1, (os.cpu_count() or 1) // jobs))
+    return threads or (None if jobs == 1 else max(1, _cores() // jobs))
+
+
+def _cores() -> int:
+    """How many cores this process may use, which can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -47,7 +47,7 @@ def report(
         backbone: where the frozen model lies now, if it has moved.
         data_root: folder that holds the benchmark data sets.
         bad_images: what to do with unreadable photos.
-        device: auto, cpu, cuda or mps.
+        device: auto, cpu, cuda (cuda:N where there are several) or mps.
         json: print one JSON document.
 
     Examples:

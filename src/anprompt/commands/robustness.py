@@ -67,7 +67,7 @@ def robustness(
         subset: all classes, the base half or the new half.
         data_root: folder that holds the benchmark data sets.
         bad_images: what to do with unreadable photos.
-        device: auto, cpu, cuda or mps.
+        device: auto, cpu, cuda (cuda:N where there are several) or mps.
         seed: decides every draw.
         out: folder for the record and the plots.
         json: print one JSON document.

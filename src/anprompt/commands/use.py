@@ -46,7 +46,7 @@ def predict(
         csv: also write all results to this CSV file.
         backbone: where the frozen model lies now, if it has moved.
         bad_images: what to do with unreadable photos.
-        device: auto, cpu, cuda or mps.
+        device: auto, cpu, cuda (cuda:N where there are several) or mps.
         json: print one JSON document.
 
     Examples:
@@ -278,7 +278,7 @@ def evaluate(
         bad_images: what to do with unreadable photos.
         cache: folder where activations of the frozen lower blocks are kept, for adapters evaluated on the same photos.
         cache_limit: largest size of the cache in GiB; default: 10.
-        device: auto, cpu, cuda or mps.
+        device: auto, cpu, cuda (cuda:N where there are several) or mps.
         record: also write the result as a JSON record to this file.
         json: print one JSON document.
 
@@ -341,7 +341,7 @@ def zeroshot(
         template: sentence with {} for the class name.
         data_root: folder that holds the benchmark data sets.
         bad_images: what to do with unreadable photos.
-        device: auto, cpu, cuda or mps.
+        device: auto, cpu, cuda (cuda:N where there are several) or mps.
         record: also write the result as a JSON record to this file.
         json: print one JSON document.
 

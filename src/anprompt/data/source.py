@@ -52,6 +52,7 @@ class DataSource:
     differs: tuple[str, ...] = ()  # what keeps results from comparing with published ones, one sentence each
     descriptions: dict[str, dict[str, list[str]]] | None = None  # {"main" | "noise": {class name: sentences}}
     root: Path | None = None  # folder that paths are shown and hashed relative to; None: paths are virtual
+    held: Callable[[Item], str] | None = None  # hash of a picture whose virtual path does not stand for it
 
     def open(self, item: Item) -> Image.Image:
         """Return the item's picture in mode RGB.
@@ -127,7 +128,7 @@ class DataSource:
     def content_hash(self, items: Iterable[Item], *, keep: bool = False) -> str:
         """Return a SHA-256 (hex) over the items in their order: relative path, class, file size and file contents.
 
-        A virtual path stands for its picture. Moving the whole folder does not change the hash.
+        A virtual path stands for its picture, or ``held`` does. Moving the whole folder does not change the hash.
         keep: of many files, keep what they hold (:func:`anprompt.data.digests.kept_digests`): the next time is quick.
 
         Raises:
@@ -139,5 +140,6 @@ class DataSource:
             paths = [item.path for item in items]
             digests = kept_digests(self.root, paths) if keep else map(digest, paths)
         for item, held in zip(items, digests, strict=False):
-            total.update(json.dumps([self.relative(item), item.name, *held]).encode() + b"\n")
+            path = self.relative(item) if self.held is None else f"{item.path}:{self.held(item)}"
+            total.update(json.dumps([path, item.name, *held]).encode() + b"\n")
         return total.hexdigest()

@@ -23,6 +23,7 @@ import random
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any, Literal
 
 import torch
@@ -205,6 +206,8 @@ class ANPrompt(LowRankProjection, SmallForm):
             pairs = [(t.main[i % len(t.main)], s) for t in texts for i, s in enumerate(t.noise) if o.text_noise]
             pairs += [(s, t.noise[i % len(t.noise)]) for t in texts for i, s in enumerate(t.main)]
             pairs = list(dict.fromkeys(pairs))  # the first ones of a class come up twice
+            if len(pairs) < k:
+                pairs = [pair for t in texts for pair in product(t.main, t.noise if o.text_noise else t.noise[:1])]
             f_m, f_n = (self.backbone.encode_text([p[side] for p in pairs]) for side in (0, 1))
             rows = f_m + o.alpha * o.text_noise * f_n  # (2), for every description
         if len(rows) < k:

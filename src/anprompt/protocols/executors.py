@@ -30,6 +30,7 @@ Work = Callable[[Any], Any]  # takes a task, returns a result; both are pickled 
 Pipe: TypeAlias = "connection.Connection[Any, Any]"
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+WAITING = hasattr(signal, "pthread_sigmask")  # whether signals can be made to wait: not on Windows
 GRACE = 30.0  # seconds that a run has to finish its training step and to write its state
 POLL = 0.2  # seconds between two looks at whether a signal has come
 
@@ -140,6 +141,19 @@ def run_processes(work: Work, tasks: Iterable[Any], jobs: int, threads: int, ret
             _dismiss([worker for worker, *_ in busy.values()], idle, stop.signum)
 
 
+@contextlib.contextmanager
+def _signals_wait() -> Iterator[None]:
+    """Signals that come inside the block, also to processes that start there, wait for its end or for those."""
+    if not WAITING:
+        yield
+        return
+    mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+
+
 class _Worker:
     """A process and the pipe to it."""
 
@@ -151,18 +165,17 @@ class _Worker:
         before = {name: os.environ.get(name) for name in variables}
         # Inherited from here, because the worker's main module may import torch before any line of ours runs there.
         # Signals wait until the worker is ready for them.
-        mask = signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
-        os.environ.update(variables)
-        try:
-            self.process.start()
-        finally:
-            for name, value in before.items():
-                if value is None:
-                    del os.environ[name]
-                else:
-                    os.environ[name] = value
-            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
-            theirs.close()  # else the end of the worker would not be the end of the pipe
+        with _signals_wait():
+            os.environ.update(variables)
+            try:
+                self.process.start()
+            finally:
+                for name, value in before.items():
+                    if value is None:
+                        del os.environ[name]
+                    else:
+                        os.environ[name] = value
+        theirs.close()  # else the end of the worker would not be the end of the pipe
 
     def death(self, tries: int) -> str:
         """One sentence on how the process ended."""
@@ -201,7 +214,8 @@ def _serve(work: Work, pipe: Pipe) -> None:
     for number in SIGNALS:
         signal.signal(number, _leave)
     threading.Thread(target=_follow_parent, daemon=True).start()
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+    if WAITING:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
     while True:
         try:
             index, tries, task = pipe.recv()

@@ -89,7 +89,8 @@ def load_state(
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata()
-            tensors: dict[str, Tensor] = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+            # copies: the optimiser would go on in the file itself, which could then not be replaced on Windows
+            tensors: dict[str, Tensor] = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
         position = int(metadata["epoch"]), int(metadata["step"])
         changed = changes(json.loads(metadata["fingerprint"]), fingerprint)
     except (SafetensorError, OSError, TypeError, KeyError, ValueError, AttributeError) as error:

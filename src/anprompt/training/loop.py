@@ -49,8 +49,8 @@ def train(
 
     folder: where state and log are written, atomically after every epoch, every few minutes in between and on an
         interruption; ``None``: nowhere.
-    resume: continue from the state in ``folder`` if there is one; the tensors are then bit-identical to those of an
-        uninterrupted run on the same machine, if both have the same ``backbone.class_chunk``.
+    resume: continue from the state in ``folder`` if there is one; on a CPU the tensors are then bit-identical to those
+        of an uninterrupted run on the same machine, if both have the same ``backbone.class_chunk``.
     fingerprint: settings that a state must have been written with to be continued.
     report: called for each step with (epoch, step, steps per epoch, loss terms), all counted from 0; on a GPU for
         several steps together, because reading their numbers makes it wait.
