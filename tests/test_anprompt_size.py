@@ -13,7 +13,7 @@ from anprompt.clip import Backbone, ImageTransform, Sentences
 from anprompt.errors import UserError
 from anprompt.methods.count import VIT_B_16, learnable_numbers
 from anprompt.text import DescriptionBank
-from helpers_clip import small_tables, small_tokenizer
+from helpers_clip import randomise, small_tables, small_tokenizer
 from helpers_methods import NAMES, NEW_NAMES, anprompt, bank, batch, perturb, small_backbone
 
 PIXELS = batch(5)["pixels"]
@@ -186,7 +186,9 @@ def test_baked_size_on_the_shape_of_vit_b_16() -> None:
         eot_id=tokenizer.eot_id,
         sot_id=tokenizer.sot_id,
     )
-    method: Any = methods.create("anprompt", Backbone(config, tokenizer, ImageTransform(32, 32)), NAMES, texts=bank())
+    backbone = Backbone(config, tokenizer, ImageTransform(32, 32))
+    randomise(backbone, 0)
+    method: Any = methods.create("anprompt", backbone, NAMES, texts=bank())
     perturb(method)
     before = method.logits(PIXELS)
     method.bake()

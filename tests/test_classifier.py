@@ -152,7 +152,7 @@ def test_fit_takes_lists_of_anything_that_is_a_picture(
     opened = [Image.open(path).convert("RGB") for path in drawn]
     expected = None
     for pictures in (drawn, [str(p) for p in drawn], opened, [np.asarray(p) for p in opened], np.array(drawn, str)):
-        made = estimator(backbone).fit(pictures, np.array(labels))
+        made = estimator(backbone, method="linear-probe").fit(pictures, np.array(labels))
         assert made.classes_.tolist() == PHOTO_CLASSES
         assert made.about_["data"]["images"] == 8
         logits = made.decision_function(photos)

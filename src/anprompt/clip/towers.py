@@ -213,7 +213,10 @@ class TextTower(Tower):
     def __init__(self, config: ClipConfig) -> None:
         super().__init__(config.text, causal=True)
         d = config.text.width
-        self.token = nn.Embedding(config.vocabulary, d)
+        # from zeros: on shapes alone a random start imports PyTorch's compiler, which takes two seconds
+        self.token = nn.Embedding.from_pretrained(  # type: ignore[no-untyped-call]
+            torch.zeros(config.vocabulary, d)
+        )
         self.position = nn.Parameter(torch.zeros(config.context, d))
         self.ln_final = nn.LayerNorm(d, eps=config.text.eps)
         self.projection = nn.Linear(d, config.joint_width, bias=False)

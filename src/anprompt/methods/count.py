@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import Any, cast
 
 import torch
@@ -32,7 +33,13 @@ def learnable_numbers(
     classes, photos: of the training; only methods with rows for each of them count these.
     """
     with torch.device("meta"):
-        backbone = Backbone(config, cast(Any, None), cast(Any, None))  # counting needs no tokenizer and no pictures
-        method = methods.build(name, backbone, preset=preset, **options)
+        method = methods.build(name, _shapes(config), preset=preset, **options)
         method.make_room({"class": classes, "photo": photos})
     return sum(parameter.numel() for parameter in method.parameters())
+
+
+@lru_cache(maxsize=4)
+def _shapes(config: ClipConfig) -> Backbone:
+    """Towers without numbers; methods leave them as they are, so that one serves all."""
+    with torch.device("meta"):
+        return Backbone(config, cast(Any, None), cast(Any, None))  # counting needs no tokenizer and no pictures
