@@ -55,8 +55,11 @@ class Given:
         return str(config.get("target_subset") or config.get("subset") or trained)
 
     @property
-    def split(self) -> str:
-        return str((self.record or {}).get("config", {}).get("split", "test"))
+    def split(self) -> str | None:
+        """The split that it was evaluated on, if it says so."""
+        record = self.record or {}
+        found = record.get("config", {}).get("split") or record.get("data", {}).get("split")
+        return None if found is None else str(found)
 
 
 def look_at(path: Path) -> Given:

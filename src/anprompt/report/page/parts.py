@@ -94,15 +94,16 @@ def data(page: Page) -> Made:
         "tested": answers.result["data"] if answers else recorded, "images": len(answers.items) if answers else None,
         "no_thumbs": "" if source else page.unanswered, "thumbs": [],
     }  # fmt: skip
+    made["held_out"] = page.split == "test" and made["tested"].get("own_split", False)
     if source is not None:
         made |= {"thumbs": list(_thumbs(page, source)), "of": len(source.subset(page.subset).classes)}
     return made
 
 
 def _thumbs(page: Page, source: DataSource) -> Iterator[Made]:
-    """A few test photos of every class, or of some of many."""
+    """A few of the photos of every class, or of some of many."""
     chosen = page.answers.source if page.answers else source.subset(page.subset)
-    items = page.answers.items if page.answers else chosen.splits[page.split]
+    items = page.answers.items if page.answers else chosen.items(page.split)
     count = len(chosen.classes)
     each = max(1, min(THUMBS, MOST_THUMBS // count))
     kept = spread(items, each)
