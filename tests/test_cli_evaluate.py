@@ -119,7 +119,7 @@ def test_without_test_photos_there_is_no_accuracy(
         "evaluate": ["evaluate", small_adapter, data, "--split", "test"],
         "zeroshot": ["zeroshot", data, "--backbone", small_clip],
         "robustness": ["robustness", data, "--backbone", small_clip],
-        "report": ["report", small_adapter, data, "-o", tmp_path / "report.html"],
+        "report": ["report", small_adapter, data, "--split", "test", "-o", tmp_path / "report.html"],
     }[command]
     assert "few has no test photos, so nothing can be tested on it." in refused(*line)
     assert "3 classes have no test photo" in cli("check", data).out

@@ -140,7 +140,7 @@ def test_commands_of_the_page_are_accepted_and_repeat_the_run(
     page: Page, small_adapter: Path, photo_folder: Path, cli: Cli, tmp_path: Path
 ) -> None:
     assert f"anprompt fit --config {small_adapter}/config.yaml --out again" in page.text
-    assert f"anprompt evaluate {small_adapter} {photo_folder}" in page.text
+    assert f"anprompt evaluate {small_adapter} {photo_folder} --split test" in page.text
     assert f"anprompt report {small_adapter} --out" in page.text
     bare = tmp_path / "adapter"  # without its configuration, the command says everything
     shutil.copytree(small_adapter, bare)

@@ -31,3 +31,15 @@ def test_a_record_of_all_photos(
     assert "--split all --subset all" in made.text
     assert len(made.all("img")) == 4 * parts.THUMBS
     assert "held out the test photos" not in made.text
+
+
+def test_data_without_splits_are_those_of_evaluate(small_adapter: Path, copied: Path, tmp_path: Path, cli: Cli) -> None:
+    expected = cli("evaluate", small_adapter, copied, "--json")
+    ran = cli("report", small_adapter, copied, "-o", tmp_path / "page.html", "--quick", "--json")
+    assert ran.document["numbers"]["images"] == expected.document["images"] == 16
+    assert ran.document["numbers"]["accuracy"] == expected.document["accuracy"]
+    sentence = "note: 'mine' has no splits, and none of its 16 photos was trained on: all of them are evaluated."
+    assert sentence in ran.err
+    made = Page((tmp_path / "page.html").read_text())
+    assert f"anprompt evaluate {small_adapter} {copied} --split all" in made.text
+    assert "held out the test photos" not in made.text

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from anprompt.commands.tested import seen_by, split_to_use
 from anprompt.errors import UserError
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ def report(
         run: an adapter, a results folder of 'anprompt bench', or the JSON record of a run.
         data: as for fit; default: the data that the run names.
         out: the page; -o is short for it.
-        split: train, val, test or all; default: the run's own, else test.
+        split: train, val, test or all; default: the run's own, else as for evaluate.
         subset: all classes, the base half or the new half; default: those of the run.
         noises: kinds of text noise, as for 'anprompt robustness'.
         quick: leave out zero-shot beside it, robustness to wording and relevance maps, which cost most.
@@ -73,8 +74,11 @@ def report(
             raise UserError(f"--noises takes noise of texts, and '{noise.name}' is one of pictures.")
     check_replaceable(Path(out), "--out", "a page", "report.html", _is_page)
     given = look_at(Path(run))
-    chosen_split, chosen_subset = split or given.split or "test", subset or given.subset
     source, reason = _source(given, data, data_root)
+    seen = seen_by(given.document or {})
+    chosen_split, chosen_subset = split or given.split, subset or given.subset
+    if chosen_split is None:  # as evaluate, so that both give the same accuracy
+        chosen_split = split_to_use(source, seen) if source is not None and given.adapter is not None else "test"
     if source is not None:
         source.items(chosen_split)  # refuses an unknown split
     with console.progress_bars() as progress:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Optional
 
 from anprompt.commands.lists import counted
+from anprompt.commands.tested import seen_by, split_to_use
 from anprompt.errors import Problems, UserError, nearest
 
 if TYPE_CHECKING:
@@ -197,26 +198,6 @@ def _prepared(data: str, data_root: str | None, split: str, record: str | None) 
     return source
 
 
-def _split_to_use(source: DataSource, seen: Seen | None) -> str:
-    """The test split; all photos where the data have no splits and none of them was trained on.
-
-    seen: the adapter's training photos; ``None``: it does not say.
-    """
-    from anprompt.report import console
-
-    if not source.own_split or source.benchmark is not None:
-        return "test"
-    every, test = source.items("all"), source.items("test")
-    if seen is None:
-        console.note(f"'{source.name}' has no splits: {len(test)} of {len(every)} photos are held out and evaluated; "
-                     "--split all evaluates every photo.")  # fmt: skip
-    elif not seen.count(source, every):
-        console.note(f"'{source.name}' has no splits, and none of its {len(every)} photos was trained on: all of them "
-                     "are evaluated.")  # fmt: skip
-        return "all"
-    return "test"
-
-
 def _say_what_was_trained_on(source: DataSource, split: str, subset: str, seen: Seen | None) -> None:
     """A note about photos that the adapter has learnt from, where accuracy is to tell of others."""
     from anprompt.report import console
@@ -289,7 +270,6 @@ def evaluate(
     from anprompt.classifier import PromptClassifier
     from anprompt.data.names import distinct_names
     from anprompt.report import console
-    from anprompt.seen import Seen
     from anprompt.settings import cache_for
 
     opened = cache_for(cache, cache_limit)
@@ -300,9 +280,8 @@ def evaluate(
     )
     fitted = estimator.record_
     trained = estimator.method_.learned
-    photos = estimator.about_.get("photos")
-    seen = None if photos is None else Seen(photos)
-    split = split or _split_to_use(source, seen)
+    seen = seen_by(estimator.about_)
+    split = split or split_to_use(source, seen)
     _say_what_was_trained_on(source, split, subset, seen)
     _say_what_is_new(source.subset(subset).classes, trained, subset, among)
     with console.progress_bars() as progress:

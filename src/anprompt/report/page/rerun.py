@@ -30,8 +30,8 @@ def commands(page: Page, data: str | None, own: str) -> list[dict[str, str]]:
     elif record:
         found += _of_record(record)
     if given.adapter is not None:
-        line = ["anprompt", "evaluate", str(given.adapter), data or "DATA"]
-        line += [*(["--split", split] if split != "test" else []), *(["--subset", subset] if subset != "all" else [])]
+        line = ["anprompt", "evaluate", str(given.adapter), data or "DATA", "--split", split]
+        line += ["--subset", subset] if subset != "all" else []
         found.append({"does": "Measure its accuracy again", "line": shlex.join(line)})
     found.append({"does": "Make this page again", "line": own})
     return found
