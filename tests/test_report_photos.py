@@ -43,3 +43,15 @@ def test_data_without_splits_are_those_of_evaluate(small_adapter: Path, copied: 
     made = Page((tmp_path / "page.html").read_text())
     assert f"anprompt evaluate {small_adapter} {copied} --split all" in made.text
     assert "held out the test photos" not in made.text
+
+
+def test_photos_that_were_trained_on_are_said_beside_the_accuracy(
+    small_adapter: Path, photo_folder: Path, tmp_path: Path, cli: Cli
+) -> None:
+    line = ("report", small_adapter, photo_folder, "-o", tmp_path / "page.html", "--quick")
+    sentence = "16 of the 48 photos were trained on: the accuracy is too high."
+    assert f"note: {sentence}\n" in cli(*line, "--split", "all").err
+    top, _, _ = (tmp_path / "page.html").read_text().partition("<dl")
+    assert sentence in top
+    assert "trained on" not in cli(*line).err
+    assert "trained on" not in (tmp_path / "page.html").read_text()

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from anprompt.commands.tested import seen_by, split_to_use
+from anprompt.commands.tested import seen_by, split_to_use, trained_on
 from anprompt.errors import UserError
 
 if TYPE_CHECKING:
@@ -82,18 +82,19 @@ def report(
     if source is not None:
         source.items(chosen_split)  # refuses an unknown split
     with console.progress_bars() as progress:
-        answers = None
+        answers, doubt = None, ""
         if source is not None and given.adapter is not None:
             try:
                 loaded = PromptClassifier.load(
                     given.adapter, backbone, device=device, texts=texts, bad_images=bad_images
                 )
                 answers = answer(loaded, source, chosen_split, chosen_subset, progress, beside=not quick)
+                doubt = trained_on(source, chosen_split, chosen_subset, seen)
             except UserError as error:
                 if given.record is None:
                     raise
                 reason = str(error)
-        page = Page(given, source, answers, reason, chosen_split, chosen_subset, noises, texts, quick, progress)
+        page = Page(given, source, answers, reason, chosen_split, chosen_subset, noises, texts, quick, progress, doubt)
         parts = make_parts(page)
     top = overview(page)
     write_text(Path(out), render(page, top, parts, commands(page, data or given.data, _line(asked))))
@@ -102,6 +103,8 @@ def report(
         "missing": {part["id"]: part["missing"] for part in parts if part["missing"]},
         "seconds": time.perf_counter() - began,
     }  # fmt: skip
+    if doubt:
+        console.note(doubt)
     if json:
         console.print_json(document)
     else:

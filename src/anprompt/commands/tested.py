@@ -36,3 +36,12 @@ def split_to_use(source: DataSource, seen: Seen | None) -> str:
                      "are evaluated.")  # fmt: skip
         return "all"
     return "test"
+
+
+def trained_on(source: DataSource, split: str, subset: str, seen: Seen | None) -> str:
+    """That the adapter has learnt from tested photos, where accuracy is to tell of others; empty if it has not."""
+    if seen is None or split == "train" or source.benchmark is not None:
+        return ""
+    items = source.subset(subset).items(split)
+    count, which = seen.count(source, items), "photos" if split == "all" else f"{split} photos"
+    return f"{count} of the {len(items)} {which} were trained on: the accuracy is too high." if count else ""

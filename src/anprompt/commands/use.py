@@ -11,12 +11,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Optional
 
 from anprompt.commands.lists import counted
-from anprompt.commands.tested import seen_by, split_to_use
+from anprompt.commands.tested import seen_by, split_to_use, trained_on
 from anprompt.errors import Problems, UserError, nearest
 
 if TYPE_CHECKING:
     from anprompt.data import DataSource
-    from anprompt.seen import Seen
 
 CSV_HEADER = "path,rank,class,probability\n"
 NEAR = 0.8  # likeness of two names from which one may be a slip of the other
@@ -198,18 +197,6 @@ def _prepared(data: str, data_root: str | None, split: str, record: str | None) 
     return source
 
 
-def _say_what_was_trained_on(source: DataSource, split: str, subset: str, seen: Seen | None) -> None:
-    """A note about photos that the adapter has learnt from, where accuracy is to tell of others."""
-    from anprompt.report import console
-
-    if seen is None or split == "train" or source.benchmark is not None:
-        return
-    items = source.subset(subset).items(split)
-    if count := seen.count(source, items):
-        which = "photos" if split == "all" else f"{split} photos"
-        console.note(f"{count} of the {len(items)} {which} were trained on: the accuracy is too high.")
-
-
 def _say_what_is_new(classes: Sequence[str], trained: Sequence[str], subset: str, among: str) -> None:
     """Notes about classes that the adapter was not trained on, and on those that could not be answered."""
     from anprompt.report import console
@@ -282,7 +269,8 @@ def evaluate(
     trained = estimator.method_.learned
     seen = seen_by(estimator.about_)
     split = split or split_to_use(source, seen)
-    _say_what_was_trained_on(source, split, subset, seen)
+    if sentence := trained_on(source, split, subset, seen):
+        console.note(sentence)
     _say_what_is_new(source.subset(subset).classes, trained, subset, among)
     with console.progress_bars() as progress:
         result = estimator.evaluate(source, split=split, subset=subset, among=among, progress=progress)

@@ -42,7 +42,8 @@ class Page:
     """All that parts are made from.
 
     source: the data as opened, all classes. answers: ``None`` if there were none to be had, with the reason in
-    ``unanswered``. split, subset: what is evaluated. failed: parts that could not be made by a fault of ours.
+    ``unanswered``. split, subset: what is evaluated. doubt: why the accuracy is too high, a sentence or nothing.
+    failed: parts that could not be made by a fault of ours.
     """
 
     given: Given
@@ -55,6 +56,7 @@ class Page:
     texts: str | None
     quick: bool
     progress: Progress
+    doubt: str = ""
     failed: list[str] = field(default_factory=list)
 
     def need_answers(self) -> Answers:
@@ -259,7 +261,7 @@ def overview(page: Page) -> Made:
         "data": page.source.name if page.source else given.data, "numbers": None, "ece": None, "measured": True,
         "decision": answers.result["decision"] if answers else about.get("decision") or record.get("decision"),
         "backbone": about.get("backbone") or record.get("backbone") or {}, "about": about, "record": record,
-        "subset": page.subset, "split": page.split, "count": len(given.results),
+        "subset": page.subset, "split": page.split, "count": len(given.results), "doubt": page.doubt,
     }  # fmt: skip
     if answers is not None:
         made["numbers"] = {**headline(answers), "classes": len(answers.names)}
