@@ -84,6 +84,18 @@ def test_methods_without_class_weights_are_left_out_of_weak_noise(
     assert (tmp_path / "out" / "noise.png").stat().st_size > 1000
 
 
+def test_an_adapter_of_zero_shot_has_a_name_of_its_own(
+    cli: Cli, photo_folder: Path, small_clip: Path, tmp_path: Path
+) -> None:
+    folder = tmp_path / "frozen"
+    line = ("--method", "zero-shot", "--template", "one {} here.", "--out", folder)
+    assert cli("fit", photo_folder, "--backbone", small_clip, *line).code == 0
+    found = cli("robustness", photo_folder, "--adapter", folder, "--noises", "drop,typo", "--wordings", 1,
+                "--samples", 1, "--json")  # fmt: skip
+    rows = [(row["method"], row["noise"]) for row in found.document["rows"]]
+    assert rows == [(name, noise) for name in ("zero-shot", f"zero-shot ({folder})") for noise in ("drop", "typo")]
+
+
 def test_unreadable_photos(cli: Cli, photo_folder: Path, small_clip: Path, tmp_path: Path) -> None:
     shutil.copytree(photo_folder, tmp_path / "photos")
     (tmp_path / "photos" / "test" / "white_cat" / "test-0.png").write_bytes(b"no picture")

@@ -114,7 +114,8 @@ def robustness(
         study = _Study(source, items, methods, material, wordings, seed, change_name, bad_images, progress)
         measured = [study.measure(noise) for noise in chosen]
         curves = study.curves(chosen) if out is not None else []
-    rows = [row for name, _ in methods for own in measured for row in own if row["method"] == name]
+    order = [name for name, _ in methods]
+    rows = sorted((row for own in measured for row in own), key=lambda row: order.index(row["method"]))
     config = {
         "data": source.name, "subset": subset, "backbone": frozen.weights_hash, "adapters": folders, "seed": seed,
         "noises": [noise._asdict() for noise in chosen], "wordings": wordings, "samples": samples, "texts": bank.source,
@@ -168,7 +169,7 @@ def _methods(
 ) -> list[tuple[str, Method]]:  # fmt: skip
     """Zero-shot on the template and, if there are descriptions, on these; then the adapters.
 
-    Each adapter runs in its own precision, zero-shot in that of the first.
+    Each adapter runs in its own precision, zero-shot in that of the first. No two of them have the same name.
     """
     from anprompt import methods
     from anprompt.classifier import PromptClassifier
@@ -177,7 +178,8 @@ def _methods(
     tuned: list[tuple[str, Method]] = []
     for folder in folders:
         method = PromptClassifier.load(folder, backbone, device=device, texts=texts).facing(source).method_
-        tuned.append((method.name if len(folders) == 1 else f"{method.name} ({folder})", method))
+        alone = len(folders) == 1 and method.name != "zero-shot"
+        tuned.append((method.name if alone else f"{method.name} ({folder})", method))
     backbone = tuned[0][1].backbone if tuned else backbone
     frozen = [("zero-shot", methods.create("zero-shot", backbone, classes, template=template))]
     if bank is not None and bank.main:
