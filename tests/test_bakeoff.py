@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from anprompt.results.bakeoff import Entrant, advice, bake_off
+from anprompt.results.bakeoff import Entrant, advice, bake_off, photos_tested
 from helpers_bench import QUICK
 from helpers_cli import Cli
 
@@ -34,6 +34,13 @@ def test_scores_and_costs_are_collected_by_method() -> None:
     assert a.value("all") == (82, pytest.approx(2.828, abs=1e-3))
     assert a.value("hm") == (pytest.approx(40), None)
     assert (closed.new_classes, closed.value("hm"), closed.value("all")) == (False, None, (90, None))
+
+
+def test_photos_of_the_whole_are_counted() -> None:
+    more = {"images": 12, "data": {"own_split": True}}
+    found = photos_tested([record("a", "all", 1, 80) | more, record("a", "base", 1, 80) | more | {"images": 6}])
+    assert found == {"test_photos": 12, "own_split": True}
+    assert photos_tested([]) == {"test_photos": 0, "own_split": False}
 
 
 def entrant(method: str, scores: list[float], seconds: float, **more: Any) -> Entrant:
@@ -76,13 +83,35 @@ def test_the_command_compares_on_a_folder(
     ]  # fmt: skip
     assert "For the classes at hand" in out
     assert "If classes are to be added later" in out
+    assert "all classes, 16 test photos; base, new" in out
     again = cli(*line, "--json")
     assert "training" not in again.err
+    assert (again.document["test_photos"], again.document["own_split"]) == (16, False)
     first, second = again.document["entrants"]
     assert (first["method"], first["parameters"], first["adapter_bytes"]) == ("zero-shot", 0, None)
     assert second["adapter_bytes"] > 1000
     assert second["memory"] > 2**20
     assert set(second) >= {"all", "base", "new", "hm"}
+
+
+@pytest.mark.parametrize("command", ["compare", "bench", "robustness"])
+def test_held_out_photos_are_said_to_be_so(
+    command: str, cli: Cli, small_clip: Path, photo_folder: Path, tmp_path: Path
+) -> None:
+    data = photo_folder / "test"  # 4 photos a class, of which 1 is held out
+    line = {
+        "compare": [data, "--methods", "zero-shot", "--out", tmp_path],
+        "bench": ["--protocol", "few-shot", "--datasets", data, "--methods", "zero-shot", "--out", tmp_path],
+        "robustness": [data, "--noises", "drop", "--wordings", 1],
+    }[command]
+    said = {
+        "compare": "4 test photos, held out by anprompt: no test split was given;",
+        "bench": "Test photos held out by anprompt, because no test split was given: test (4 photos).",
+        "robustness": "The 4 test photos were held out by anprompt: no test split was given.",
+    }[command]
+    code, out, err = cli(command, *line, "--backbone", small_clip)
+    assert code == 0, err
+    assert said in " ".join(out.split())
 
 
 def test_mistakes_are_named(cli: Cli, photo_folder: Path) -> None:

@@ -221,6 +221,14 @@ def test_few_shot(tmp_path: Path) -> None:
     assert not [note for note in table.notes if note.startswith("Incomplete")], "zero-shot has no shots to miss"
 
 
+def test_test_photos_that_anprompt_held_out_are_counted(tmp_path: Path) -> None:
+    own = halves("coop", "mine", 1, 80, 40, own_split=True)  # 100 photos each
+    table = table_of("I", read_back(tmp_path, [*own, *halves("coop", "given", 1, 80, 40)]))
+    assert note(table, "Test photos") == (
+        "Test photos held out by anprompt, because no test split was given: mine (200 photos)."
+    )
+
+
 def test_missing_shots_are_named_together(tmp_path: Path) -> None:
     records = [entry for entry in shots("coop", 0) if (entry["config"]["seed"], entry["config"]["shots"]) not in
                ((3, 4), (3, 8))]  # fmt: skip

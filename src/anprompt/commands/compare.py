@@ -63,7 +63,7 @@ def compare(
     from anprompt.protocols.execute import backbone_of
     from anprompt.protocols.plan import make_plan, opened_benchmark
     from anprompt.report import console
-    from anprompt.results.bakeoff import advice, bake_off
+    from anprompt.results.bakeoff import advice, bake_off, photos_tested
 
     cores = cores_each(jobs, threads)
     entered = names_in(methods)
@@ -81,16 +81,19 @@ def compare(
     files = [Path(out) / evaluation.file for evaluation in plan.evaluations]
     records = [json_format.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]
     entrants = bake_off(records, open_methods)
-    said = advice(entrants)
+    said, tested = advice(entrants), photos_tested(records)
     if json:
-        console.print_json({"entrants": [e.to_json() for e in entrants], "advice": said, "failed": failures.all})
+        listed = [entrant.to_json() for entrant in entrants]
+        console.print_json({"entrants": listed, **tested, "advice": said, "failed": failures.all})
         return say_failures(failures)
     rows = [_row(entrant) for entrant in sorted(entrants, key=lambda e: entered.index(e.method))]
     columns = ("method", "all %", "base %", "new %", "HM", "training", "memory MiB", "adapter KiB", "learnable")
     heading = f"{data}: at most {counted(shots, 'photo')} of each class, {counted(len(drawn), 'seed')}, recipe {recipe}"
     console.table(heading, columns, rows, columns[1:], spare=("adapter KiB", "memory MiB", "learnable", "training"))
     rest = "base, new: trained on the base half" if halves else "halves, base and new, need 4 classes or more"
-    for sentence in (*said, f"all: trained and tested on all classes; {rest}; ± over seeds."):
+    own = ", held out by anprompt: no test split was given" if tested["own_split"] else ""
+    all_of = f"all: trained and tested on all classes, {counted(tested['test_photos'], 'test photo')}{own}"
+    for sentence in (*said, f"{all_of}; {rest}; ± over seeds."):
         console.say(console.prose(f"- {sentence}", 2))
     return say_failures(failures)
 

@@ -121,11 +121,13 @@ def robustness(
         "noises": [noise._asdict() for noise in chosen], "wordings": wordings, "samples": samples, "texts": bank.source,
         "synonyms": found.source, "template": wording, "change_name": change_name,
     }  # fmt: skip
+    tested = {
+        "name": source.name, "images": len(study.read), "of": len(source.splits["test"]), "own_split": source.own_split,
+        "classes": len(source.classes), "sha256": source.content_hash(study.read),
+    }  # fmt: skip
     document = make_record(
-        "robustness", config, data={"name": source.name, "images": len(study.read), "of": len(source.splits["test"]),
-                                    "classes": len(source.classes), "sha256": source.content_hash(study.read)},
-        rows=rows, curves=curves, seconds=time.perf_counter() - began,
-    )  # fmt: skip
+        "robustness", config, data=tested, rows=rows, curves=curves, seconds=time.perf_counter() - began
+    )
     written = _write(Path(out), document) if out is not None else []
     if json:
         console.print_json(document)
@@ -309,6 +311,8 @@ def _say(document: dict[str, Any], written: list[str]) -> None:
                    " | ".join(entry["sentences"])) for entry in hurting[:SHOWN]]  # fmt: skip
         heading = "The wordings that hurt most, each as the only change (points lost over all photos)"
         console.table(heading, ("method", "noise", "class", "points", "sentence"), listed, ("points",))
+    if data["own_split"]:
+        console.say(console.prose(f"The {data['of']} test photos were held out by anprompt: no test split was given."))
     console.say(console.prose(EXPLAINED))
     console.say(console.prose(f"Synonyms: {config['synonyms']}. Paraphrases and weak noise: {config['texts']}."))
     for path in written:

@@ -66,6 +66,15 @@ def bake_off(records: Iterable[Mapping[str, Any]], open_methods: Sequence[str]) 
     return list(entrants.values())
 
 
+def photos_tested(records: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """How many photos the accuracy on all classes is of, and whether anprompt held them out."""
+    whole = [record for record in records if record["config"]["target_subset"] == "all"]
+    return {
+        "test_photos": max((record["images"] for record in whole), default=0),
+        "own_split": any(record["data"]["own_split"] for record in whole),
+    }
+
+
 def advice(entrants: Sequence[Entrant]) -> list[str]:
     """When to take which method, in sentences that say no more than the numbers do."""
     said = []

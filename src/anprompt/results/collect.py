@@ -43,6 +43,7 @@ class Result:
     decision: str
     differs: tuple[str, ...]  # why the number does not compare with published ones, in sentences
     identity: str  # equal for two records of the same evaluation
+    held_out: int = 0  # test photos, where anprompt held them out because no test split was given
 
 
 @dataclass(frozen=True)
@@ -122,6 +123,7 @@ def _result(path: Path, record: Mapping[str, Any]) -> Result:
         decision=_take(record, "decision", str),
         differs=tuple(differs),
         identity=sha256_json([unsettled, weights]),
+        held_out=_take(record, "images", int) if record["data"]["own_split"] and config["split"] == "test" else 0,
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from anprompt.results.collect import Result
 from anprompt.results.grid import Grid, Line, Scope, average, title_of
@@ -21,7 +21,7 @@ def notes_under(scope: Scope, results: Sequence[Result], grid: Grid, common: Seq
     notes = [_incomparable(scope.protocol, results)] if beside or few_shot else []
     notes += [_missing(grid), _smaller_average(grid, common, scope.source)]
     notes += [_paper_averages(grid, common, scope) if beside else "", *few_shot]
-    notes += [_recipes(results), _decisions(results), _backbone(results), _how(grid, common)]
+    notes += [_held_out(results), _recipes(results), _decisions(results), _backbone(results), _how(grid, common)]
     return [note for note in notes if note]
 
 
@@ -130,6 +130,21 @@ def _few_shot(grid: Grid, common: Sequence[str]) -> list[str]:
                 f"eleven data sets: {_listed(pairs)}."
             )
     return notes
+
+
+def _held_out(results: Sequence[Result]) -> str:
+    """The data sets whose test photos anprompt chose, and how many these are."""
+    counts: dict[str, dict[str, int]] = defaultdict(dict)
+    for result in sorted(results, key=lambda result: result.target):
+        if result.held_out:
+            counts[result.target][result.target_subset] = result.held_out
+    listed = _listed(f"{title_of(name)} ({_whole(each)} photos)" for name, each in counts.items())
+    return f"Test photos held out by anprompt, because no test split was given: {listed}." if counts else ""
+
+
+def _whole(counts: Mapping[str, int]) -> int:
+    """Photos of all classes: as counted, or of both halves."""
+    return counts.get("all", sum(counts.values()))
 
 
 def _recipes(results: Sequence[Result]) -> str:
