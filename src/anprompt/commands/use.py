@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Optional
 
 from anprompt.commands.lists import counted
-from anprompt.commands.tested import seen_by, split_to_use, trained_on
+from anprompt.commands.tested import seen_by, split_to_use, split_without_training, trained_on
 from anprompt.errors import Problems, UserError, nearest
 
 if TYPE_CHECKING:
@@ -286,7 +286,7 @@ def zeroshot(
     data: str,
     backbone: str = "miniature",
     text: Optional[Literal["template", "ensemble", "descriptions"]] = None,  # noqa: UP045 - for jsonargparse
-    split: str = "test",
+    split: str | None = None,
     subset: Literal["all", "base", "new"] = "all",
     texts: str | None = None,
     template: str | None = None,
@@ -302,7 +302,7 @@ def zeroshot(
         data: as for fit.
         backbone: as for fit.
         text: class features from one template, from several, or from descriptions; default: --texts if given.
-        split: train, val, test or all.
+        split: train, val, test or all; default: test, or all where the data have no splits.
         subset: all classes, the base half or the new half.
         texts: file with descriptions of the classes (JSON, YAML, CSV or TXT), or folder of such files.
         template: sentence with {} for the class name.
@@ -320,13 +320,14 @@ def zeroshot(
     from anprompt.report import console
     from anprompt.settings import bank_for
 
-    source = _prepared(data, data_root, split, record)
+    source = _prepared(data, data_root, split or "test", record)
     if text is None:
         text = "template" if texts is None else "descriptions"
     elif texts is not None and text != "descriptions":
         raise UserError(f"--texts has no use with --text {text}: leave one of them out.")
     if text == "descriptions" and not bank_for(texts, source).main:
         raise UserError("--text descriptions needs --texts: the data bring no descriptions of their own.")
+    split = split or split_without_training(source)
     estimator = PromptClassifier(
         backbone, "zero-shot", subset=subset, texts=texts, template=template, options={"text": text},
         bad_images=bad_images, device=device, shots=1,
