@@ -97,7 +97,7 @@ def report(
         page = Page(given, source, answers, reason, chosen_split, chosen_subset, noises, texts, quick, progress, doubt)
         parts = make_parts(page)
     top = overview(page)
-    write_text(Path(out), render(page, top, parts, commands(page, data or given.data, _line(asked))))
+    write_text(Path(out), render(page, top, parts, commands(page, asked, _line(dict(asked)))))
     document: dict[str, Any] = {
         "page": out, "bytes": Path(out).stat().st_size, "numbers": top["numbers"], "ece": top["ece"],
         "missing": {part["id"]: part["missing"] for part in parts if part["missing"]},

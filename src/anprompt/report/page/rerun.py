@@ -14,37 +14,51 @@ from anprompt.report.page.parts import Page
 from anprompt.training import resolve_recipe
 
 DRAWN = ("shots", "seed", "subset")
+USUAL = {"bad_images": "stop", "device": "auto"}
 
 
-def commands(page: Page, data: str | None, own: str) -> list[dict[str, str]]:
-    """What to type, in order, each with what it does. data: as the user calls them. own: what made the page."""
+def commands(page: Page, asked: Mapping[str, Any], own: str) -> list[dict[str, str]]:
+    """What to type, in order, each with what it does. asked: the options of the page. own: what made the page."""
     found: list[dict[str, str]] = []
     given, split, subset = page.given, page.split, page.subset
     record = given.record or {}
     if record.get("kind") == "bench":
-        found.append({"does": "Train and evaluate again", "line": _bench(record), "but": _places(record)})
+        line, but = _bench(record, asked), _places(record, asked)
+        found.append({"does": "Train and evaluate again", "line": line, "but": but})
     elif given.results:
         pass  # many runs: each record's own page says how
     elif given.adapter is not None:
-        found.append({"does": "Learn it again, to the bit on the same machine", **_fit(given, data)})
+        found.append({"does": "Learn it again, to the bit on the same machine", **_fit(given, asked)})
     elif record:
         found += _of_record(record)
     if given.adapter is not None:
-        line = ["anprompt", "evaluate", str(given.adapter), data or "DATA", "--split", split]
-        line += ["--subset", subset] if subset != "all" else []
-        found.append({"does": "Measure its accuracy again", "line": shlex.join(line)})
+        root = asked.get("data_root") or (given.config or {}).get("data_root")
+        words = ["anprompt", "evaluate", str(given.adapter), asked.get("data") or given.data or "DATA"]
+        words += ["--split", split, *(["--subset", subset] if subset != "all" else [])]
+        words += _options({**asked, "data_root": root}, "texts", "backbone", "data_root", "bad_images", "device")
+        found.append({"does": "Measure its accuracy again", "line": shlex.join(words)})
     found.append({"does": "Make this page again", "line": own})
     return found
 
 
-def _fit(given: Given, data: str | None) -> dict[str, str]:
+def _options(asked: Mapping[str, Any], *names: str) -> list[str]:
+    """Those of the options ``names`` that were asked for, as on a command line."""
+    chosen = {name: asked[name] for name in names if asked.get(name) not in (None, USUAL.get(name))}
+    return [word for name, value in chosen.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+
+
+def _fit(given: Given, asked: Mapping[str, Any]) -> dict[str, str]:
     assert given.adapter is not None
     assert given.document is not None
     if given.config is not None:
-        return {"line": shlex.join(["anprompt", "fit", "--config", str(given.adapter / CONFIG), "--out", "again"])}
+        moved = ("backbone",) if "data" in asked else ("backbone", "data_root")  # other data may lie elsewhere
+        line = ["anprompt", "fit", "--config", str(given.adapter / CONFIG), *_options(asked, *moved)]
+        return {"line": shlex.join([*line, "--out", "again"])}
     about, method = given.document, given.document["method"]
     preset = about.get("preset")
-    line = ["anprompt", "fit", data or "DATA", "--backbone", about["backbone"]["source"], "--method", method]
+    backbone = asked.get("backbone") or about["backbone"]["source"]
+    line = ["anprompt", "fit", asked.get("data") or given.data or "DATA", *_options(asked, "data_root", "bad_images")]
+    line += ["--backbone", backbone, "--method", method]
     line += ["--preset", str(preset)] if preset else []
     drawn = {"seed": about["seed"], **{key: about.get("data", {}).get(key) for key in DRAWN if key != "seed"}}
     for key, value in drawn.items():
@@ -68,7 +82,7 @@ def _changes(prefix: str, chosen: Mapping[str, Any], usual: Mapping[str, Any]) -
     return line
 
 
-def _bench(record: Mapping[str, Any]) -> str:
+def _bench(record: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
     config = record["config"]
     line = ["anprompt", "bench", "--protocol", config["protocol"], "--methods", config["method"]]
     transfers = config["protocol"] in ("cross-dataset", "domain-generalisation")
@@ -82,12 +96,15 @@ def _bench(record: Mapping[str, Any]) -> str:
     for key, value in (config.get("variant") or {}).items():
         line += [f"--vary.{key}", str(value)]
     line += ["--ablation", config["ablation"]] if config.get("ablation") else []
-    return shlex.join([*line, "--backbone", record.get("backbone", {}).get("source", "MODEL")])
+    backbone = asked.get("backbone") or record.get("backbone", {}).get("source", "MODEL")
+    return shlex.join([*line, *_options(asked, "data_root"), "--backbone", backbone])
 
 
-def _places(record: Mapping[str, Any]) -> str:
-    known = str(record["config"]["target"]).startswith("toyworld")
-    return "" if known else "A record names no place on a machine: add --data-root, and --texts if it had any."
+def _places(record: Mapping[str, Any], asked: Mapping[str, Any]) -> str:
+    if str(record["config"]["target"]).startswith("toyworld"):
+        return ""
+    root = "" if asked.get("data_root") else "--data-root, and "
+    return f"A record names no place on a machine: add {root}--texts if it had any."
 
 
 def _of_record(record: Mapping[str, Any]) -> list[dict[str, str]]:
