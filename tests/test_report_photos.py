@@ -55,3 +55,17 @@ def test_photos_that_were_trained_on_are_said_beside_the_accuracy(
     assert sentence in top
     assert "trained on" not in cli(*line).err
     assert "trained on" not in (tmp_path / "page.html").read_text()
+
+
+def test_photos_that_were_not_there_are_not_promised(
+    small_adapter: Path, small_clip: Path, photo_folder: Path, tmp_path: Path, cli: Cli
+) -> None:
+    card = (small_adapter / "README.md").read_text()
+    assert "- Trained on: photos, 16 photos, at most 4 of each class, seed 1\n" in card
+    frozen = tmp_path / "frozen"
+    cli("fit", photo_folder, "--backbone", small_clip, "--method", "zero-shot", "--out", frozen)
+    assert "Trained on" not in (frozen / "README.md").read_text()
+    for adapter, said in ((small_adapter, True), (frozen, False)):
+        cli("report", adapter, "-o", tmp_path / "page.html", "--quick")
+        text = Page((tmp_path / "page.html").read_text()).text
+        assert ("16 photos, at most 4 a class, all classes of photos" in text) == ("Learned from" in text) == said

@@ -254,6 +254,15 @@ def load_adapter(
     return method, document
 
 
+def _trained_on(data: Mapping[str, Any], seed: int) -> list[str]:
+    """A line of the model card; none for a method that learnt from no photos."""
+    if data.get("images") == 0:
+        return []
+    photos = f"{data['images']} photos, " if "images" in data else ""
+    most = f"at most {data['shots']} of each class, " if "shots" in data else ""
+    return [f"- Trained on: {data.get('name', 'unknown data')}, {photos}{most}seed {seed}"]
+
+
 def model_card(document: Mapping[str, Any]) -> str:
     """A short README for people who receive the adapter."""
     data, metrics = document.get("data", {}), document.get("metrics", {})
@@ -268,8 +277,7 @@ def model_card(document: Mapping[str, Any]) -> str:
         "    anprompt predict THIS_FOLDER photo.jpg",
         "",
         f"- Classes: {', '.join(names[:20])}{' …' if len(names) > 20 else ''}",
-        f"- Trained on: {data.get('name', 'unknown data')}, {data.get('shots', '?')} photos per class, "
-        f"seed {document['seed']}",
+        *_trained_on(data, document["seed"]),
         f"- Decision: {document['decision']}",
     ]
     lines += [f"- {key.replace('_', ' ')}: {value:.1f} %" for key, value in metrics.items() if isinstance(value, float)]
