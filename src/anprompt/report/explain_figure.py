@@ -18,6 +18,7 @@ FORMATS = ("png", "svg")
 MAP, WORDS = "inferno", "PuOr"  # both can be told apart by colour-blind people and in print
 SIDE, LINE = 2.35, 0.44  # inches: a panel's side, and the height of a line of words
 LETTERS = 16  # of a panel's caption per inch
+TEXT: dict[Any, Any] = {"text.parse_math": False}  # a $ in a name or a sentence is a dollar
 COVER = 0.72  # how much of the picture the map hides where it is strongest
 
 
@@ -26,6 +27,17 @@ def save_explanation(folder: Path, name: str, crop: npt.NDArray[np.uint8], row: 
 
     crop: ``(H, W, 3)``, what the tower sees of the picture. row: from ``analysis.panels.explain_picture``.
     """
+    from matplotlib import rc_context
+
+    paths = [folder / f"{name}.{suffix}" for suffix in FORMATS]
+    with rc_context(TEXT), atomic_paths(*paths) as parts:
+        figure = _draw(crop, row)
+        for part, kind in zip(parts, FORMATS, strict=True):
+            figure.savefig(part, format=kind, dpi=150)
+    return paths
+
+
+def _draw(crop: npt.NDArray[np.uint8], row: dict[str, Any]) -> Any:
     from matplotlib.figure import Figure
 
     panels = row["panels"]
@@ -61,11 +73,7 @@ def save_explanation(folder: Path, name: str, crop: npt.NDArray[np.uint8], row: 
     bar.set_title("relevance", fontsize=8)
     if lines:
         _draw_words(figure, lines, row["words"]["method"], text)
-    paths = [folder / f"{name}.{suffix}" for suffix in FORMATS]
-    with atomic_paths(*paths) as parts:
-        for part, kind in zip(parts, FORMATS, strict=True):
-            figure.savefig(part, format=kind, dpi=150)
-    return paths
+    return figure
 
 
 def _overlay(grey: npt.NDArray[np.float64], values: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:

@@ -26,7 +26,8 @@ SUFFIXES = (".png", ".svg")
 PLAIN: dict[Any, Any] = {
     "svg.hashsalt": "anprompt",
     "svg.fonttype": "none",
-}  # the same table gives the same file; text stays text
+    "text.parse_math": False,
+}  # the same table gives the same file; text stays text, and a $ in a name is a dollar
 
 
 def figure_files(path: Path) -> tuple[Path, Path]:

@@ -16,6 +16,7 @@ PANELS = (
     ("accuracy_shift", "accuracy shift AS, points", "linear"),
 )
 NARROWEST = 10  # points: the least height of a plot of accuracies, so that small differences look small
+TEXT: dict[Any, Any] = {"text.parse_math": False}  # a $ in a name is a dollar
 LOWEST = 1e-9  # where a shift of exactly 0 stands on the logarithmic axis
 
 
@@ -32,7 +33,15 @@ def save_panels(folder: Path, title: str, rows: Sequence[dict[str, Any]]) -> lis
 
     rows: results of :func:`anprompt.analysis.robustness.measure`.
     """
+    from matplotlib import rc_context
+
+    with rc_context(TEXT):
+        return _save(_panels(title, rows), folder, "noise")
+
+
+def _panels(title: str, rows: Sequence[dict[str, Any]]) -> Any:
     from matplotlib.figure import Figure
+    from matplotlib.ticker import LogFormatter
 
     methods = list(dict.fromkeys(row["method"] for row in rows))
     noises = list(dict.fromkeys(f"{row['noise']} {row['strength']:g}" for row in rows))
@@ -54,6 +63,9 @@ def save_panels(folder: Path, title: str, rows: Sequence[dict[str, Any]]) -> lis
                     axes.barh(y, value, 0.9 * height, color=colour)
                     axes.plot([low, high], [y, y], color="black", linewidth=0.9)
         axes.set_xscale(scale)
+        if scale == "log":  # its usual numbers are written as mathematics
+            axes.xaxis.set_major_formatter(LogFormatter())
+            axes.xaxis.set_minor_formatter(LogFormatter())
         axes.set_xlabel(label)
         axes.grid(axis="x", linewidth=0.4, alpha=0.5)
         axes.set_axisbelow(True)
@@ -64,7 +76,7 @@ def save_panels(folder: Path, title: str, rows: Sequence[dict[str, Any]]) -> lis
     figure.axes[1].set_xlim(0, 1.02)
     handles = [first.barh(0, 0, color=COLOURS[i % len(COLOURS)], label=name) for i, name in enumerate(methods)]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(methods), frameon=False, fontsize=9)
-    return _save(figure, folder, "noise")
+    return figure
 
 
 def save_curves(folder: Path, title: str, curves: Sequence[dict[str, Any]]) -> list[Path]:
@@ -72,6 +84,13 @@ def save_curves(folder: Path, title: str, curves: Sequence[dict[str, Any]]) -> l
 
     curves: results of :func:`anprompt.analysis.robustness.curve`.
     """
+    from matplotlib import rc_context
+
+    with rc_context(TEXT):
+        return _save(_curves(title, curves), folder, "strength")
+
+
+def _curves(title: str, curves: Sequence[dict[str, Any]]) -> Any:
     from matplotlib.figure import Figure
 
     methods = list(dict.fromkeys(entry["method"] for entry in curves))
@@ -94,4 +113,4 @@ def save_curves(folder: Path, title: str, curves: Sequence[dict[str, Any]]) -> l
     panels[0].set_ylim(middle - half, middle + half)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside right center", frameon=False, fontsize=9)
-    return _save(figure, folder, "strength")
+    return figure
