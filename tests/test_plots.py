@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 
 from anprompt.report.explain_figure import save_explanation
-from anprompt.report.few_shot_figure import save_few_shot_figure
+from anprompt.report.few_shot_figure import save_few_shot_figure, style
 from anprompt.report.noise_figure import save_noise_figure
-from anprompt.report.robustness_plots import save_curves, save_panels
+from anprompt.report.page.charts import point
+from anprompt.report.robustness_plots import _curves, _panels, save_curves, save_panels
 from helpers_records import halves, read_back, record, table_of
 
 MONEY = r"a $\frac$ bill"  # as mathematics, this cannot be drawn at all
@@ -60,3 +61,17 @@ def test_a_dollar_in_figures_of_tables(tmp_path: Path) -> None:
     kinds = halves("anprompt", MONEY, 1, 70, 60, protocol="ablation", ablation="X", variant={"noise_source": "mask"})
     save_noise_figure(table_of("X", read_back(tmp_path / "kinds", kinds)), tmp_path / "ten")
     assert MONEY in (tmp_path / "ten.svg").read_text(encoding="utf-8")
+
+
+def test_no_two_curves_of_many_look_the_same() -> None:
+    assert len({style(i) for i in range(35)}) == 35
+    (axes,) = _curves("t", [curve("zero-shot", f"noise {i}") for i in range(24)]).axes
+    assert len({(line.get_color(), line.get_marker(), line.get_linestyle()) for line in axes.lines}) == 24
+
+
+def test_no_two_methods_of_many_look_the_same() -> None:
+    assert len({point(i) for i in range(16)}) == 16
+    figure = _panels("t", [measured(f"method {i}", "drop") for i in range(14)])
+    (legend,) = figure.legends
+    bars = [(bar.get_facecolor(), bar.get_hatch()) for bar in legend.get_patches()]
+    assert len(bars) == len(set(bars)) == 14

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -89,8 +88,14 @@ def _styles(table: Table) -> dict[str, tuple[str, str, str]]:
     """A style for each line; the last one, in the paper's order ANPrompt, is the most visible."""
     trained = {row.label for row in table.rows for shots in row.cells if shots in table.measures and shots != "0"}
     labels = [line.label for line in reversed(table.grid.lines)]
-    styles = dict(zip((label for label in labels if label in trained), itertools.cycle(STYLES), strict=False))
-    return {label: styles.get(label, UNTRAINED) for label in labels}
+    drawn = [label for label in labels if label in trained]
+    return {label: style(drawn.index(label)) if label in trained else UNTRAINED for label in labels}
+
+
+def style(i: int) -> tuple[str, str, str]:
+    """Colour, marker and dashes of line ``i``; each further round of the colours has other markers and dashes."""
+    _, marker, dashes = STYLES[(i + i // len(STYLES)) % len(STYLES)]
+    return STYLES[i % len(STYLES)][0], marker, dashes
 
 
 def place(shots: str) -> float:

@@ -10,6 +10,8 @@ from anprompt.files import atomic_path
 
 FORMATS = ("png", "svg")
 COLOURS = ("#8a8a8a", "#c0562f", "#2f6fb0", "#3a8f5b", "#8a5fb0", "#b08a2f")
+HATCHES, POINTS = ("", "///", "...", "xx"), "osD^"  # of each further round of the colours
+MARKERS, DASHES = "osD^vPX*hd", ("-", "--", ":", "-.")
 PANELS = (
     ("text_shift", "text shift TS (of pictures: image shift)", "log"),
     ("logit_preservation", "answers that stay, LPR", "linear"),
@@ -55,12 +57,12 @@ def _panels(title: str, rows: Sequence[dict[str, Any]]) -> Any:
                 y = noises.index(f"{row['noise']} {row['strength']:g}") - 0.4 + height * (i + 0.5)
                 value = max(found["value"], LOWEST) if scale == "log" else found["value"]
                 low, high = found["interval"] or (value, value)
-                colour = COLOURS[i % len(COLOURS)]
+                colour, again = COLOURS[i % len(COLOURS)], i // len(COLOURS) % len(HATCHES)
                 if scale == "log":  # without a zero there is nothing that a bar could start at
                     axes.plot([max(low, LOWEST), high], [y, y], color=colour, linewidth=1.4)
-                    axes.plot(value, y, "o", color=colour, markersize=4.5)
+                    axes.plot(value, y, POINTS[again], color=colour, markersize=4.5)
                 else:
-                    axes.barh(y, value, 0.9 * height, color=colour)
+                    axes.barh(y, value, 0.9 * height, color=colour, hatch=HATCHES[again])
                     axes.plot([low, high], [y, y], color="black", linewidth=0.9)
         axes.set_xscale(scale)
         if scale == "log":  # its usual numbers are written as mathematics
@@ -74,7 +76,10 @@ def _panels(title: str, rows: Sequence[dict[str, Any]]) -> Any:
     first.set_yticks(range(len(noises)), noises)
     first.invert_yaxis()
     figure.axes[1].set_xlim(0, 1.02)
-    handles = [first.barh(0, 0, color=COLOURS[i % len(COLOURS)], label=name) for i, name in enumerate(methods)]
+    handles = [
+        first.barh(0, 0, color=COLOURS[i % len(COLOURS)], hatch=HATCHES[i // len(COLOURS) % len(HATCHES)], label=name)
+        for i, name in enumerate(methods)
+    ]
     figure.legend(handles=handles, loc="outside lower center", ncols=len(methods), frameon=False, fontsize=9)
     return figure
 
@@ -101,8 +106,12 @@ def _curves(title: str, curves: Sequence[dict[str, Any]]) -> Any:
     for axes, method in zip(panels, methods, strict=True):
         for entry in (entry for entry in curves if entry["method"] == method):
             i = noises.index(entry["noise"])
-            style = {"color": f"C{i}", "marker": "osD^vPX*hd"[i % 10], "markersize": 4, "linewidth": 1.3}
-            axes.plot(entry["strengths"], entry["accuracy"], label=entry["noise"], **style)
+            again = i // len(MARKERS)  # there are as many colours, C0 to C9
+            axes.plot(
+                entry["strengths"], entry["accuracy"], label=entry["noise"], color=f"C{i % len(MARKERS)}",
+                marker=MARKERS[(i + again) % len(MARKERS)], linestyle=DASHES[again % len(DASHES)], markersize=4,
+                linewidth=1.3,
+            )  # fmt: skip
         axes.set_title(method, fontsize=10)
         axes.set_xlabel("strength")
         axes.grid(linewidth=0.4, alpha=0.5)

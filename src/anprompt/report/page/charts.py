@@ -103,6 +103,12 @@ def _ends(values: Sequence[float]) -> str:
     return f"{values[0]:.3g} at first, {values[-1]:.3g} at the end"
 
 
+def point(i: int) -> tuple[str, str]:
+    """Colour and mark of method ``i``; each further round of the colours has other marks."""
+    count = len(COLOURS)
+    return list(COLOURS)[i % count], "osD^"[(i + i // count) % count]
+
+
 def kept_answers(rows: Sequence[Mapping[str, Any]]) -> str:
     """Share of answers that stay under each noise, of every method, with intervals.
 
@@ -114,7 +120,7 @@ def kept_answers(rows: Sequence[Mapping[str, Any]]) -> str:
 
     def draw(axes: Any) -> None:
         for i, method in enumerate(methods):
-            colour, mark = list(COLOURS)[i % len(COLOURS)], "osD^"[i % 4]
+            colour, mark = point(i)
             for row in (row for row in rows if row["method"] == method):
                 y, found = noises.index(row["noise"]) - 0.35 + step * (i + 0.5), row["logit_preservation"]
                 low, high = found["interval"] or (found["value"],) * 2
