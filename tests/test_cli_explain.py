@@ -15,6 +15,7 @@ from anprompt import PromptClassifier
 from anprompt.analysis import panels
 from anprompt.commands.explain import _free_names
 from anprompt.data import toyworld
+from anprompt.outputs import is_figure
 from helpers_cli import Cli, Refused, contents
 
 
@@ -164,6 +165,27 @@ def test_wrong_usage_of_explain(line: str, words: str, refused: Refused) -> None
     assert words in refused(*line.split())
 
 
+@pytest.mark.parametrize("mine", ["p.png", "p.svg", "explain.json"])
+@pytest.mark.usefixtures("no_model")
+def test_files_of_ones_own_are_not_replaced(mine: str, refused: Refused) -> None:
+    Image.new("RGB", (20, 20)).save(refused.folder / "p.jpg")
+    Path(mine).write_text("mine")
+    photo = mine if mine.endswith(".png") else "p.jpg"
+    words = f"'.' holds files of yours that would be replaced; give another --out: {mine}"
+    assert words in refused("explain", photo, "--out", ".")
+
+
+def test_figures_are_replaced_unless_they_are_what_is_explained(
+    cli: Cli, photo: Path, small_clip: Path, tmp_path: Path
+) -> None:
+    line = cat_or_dog(photo, small_clip, tmp_path, orders=0)
+    assert cli(*line).code == 0
+    assert all(is_figure(tmp_path / "out" / f"test-1.{kind}") for kind in ("png", "svg"))
+    assert cli(*line).code == 0, "the same again"
+    code, _, err = cli("explain", tmp_path / "out" / "test-1.png", *line[2:])
+    assert (code, "give another --out: test-1.png" in err) == (2, True)
+
+
 def test_options_that_are_python_words(cli: Cli, photo: Path, small_clip: Path, tmp_path: Path) -> None:
     """``class`` in YAML and on the line; the line wins."""
     config = tmp_path / "run.yaml"
@@ -193,4 +215,4 @@ def test_an_empty_map_is_said_to_be_one(
 
 def test_no_figure_takes_the_name_of_another() -> None:
     paths = ("x/a.jpg", "y/a.jpg", "z/a-1.jpg", "b.png")
-    assert _free_names([(path, torch.zeros(1)) for path in paths]) == ["a-2", "a-3", "a-1", "b"]
+    assert _free_names([Path(path) for path in paths]) == ["a-2", "a-3", "a-1", "b"]

@@ -36,7 +36,7 @@ def test_the_command(cli: Cli, photo_folder: Path, small_adapter: Path, tmp_path
     written = {path.name for path in (tmp_path / "out").iterdir()}
     assert written == {"robustness.json", "noise.png", "noise.svg", "strength.png", "strength.svg"}
     assert contents(small_adapter) == before
-    document = cli(*line, "--json").document
+    document = cli(*line, "--json", "--out", tmp_path / "out").document  # over its own files
     assert document["kind"] == "robustness"
     pairs = [(row["method"], row["noise"]) for row in document["rows"]]
     assert pairs == [(method, noise) for method in ("zero-shot", "zero-shot, descriptions", "anprompt")
@@ -106,6 +106,14 @@ def test_unreadable_photos(cli: Cli, photo_folder: Path, small_clip: Path, tmp_p
     found = cli(*line, "--bad-images", "skip", "--json")
     assert found.document["data"]["images"] == 15
     assert "1 of 16 photos cannot be read and are left out" in found.err
+
+
+@pytest.mark.parametrize("mine", ["noise.png", "strength.svg", "robustness.json"])
+@pytest.mark.usefixtures("no_model")
+def test_files_of_ones_own_are_not_replaced(mine: str, refused: Refused) -> None:
+    (refused.folder / mine).write_text("mine")
+    words = f"'.' holds files of yours that would be replaced; give another --out: {mine}"
+    assert words in refused("robustness", "toyworld", "--out", ".")
 
 
 @pytest.mark.parametrize(("line", "words"), [

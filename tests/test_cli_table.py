@@ -85,6 +85,27 @@ def test_the_figure(results: Path, cli: Cli) -> None:
     assert all(Path(file).stat().st_size for file in document["files"])
 
 
+@pytest.mark.parametrize("form", ["terminal", "markdown", "csv", "latex"])
+@pytest.mark.parametrize("name", ["I", "6", "context"])
+def test_tables_replace_tables_only(results: Path, cli: Cli, refused: Refused, form: str, name: str) -> None:
+    line = ("table", name, "--format", form, "--out", "file.md")
+    Path("file.md").write_text("# Notes\n\nTable I: base-to-new (accuracy in %)\n")
+    assert "'file.md' is there already and is not a table that anprompt wrote" in refused(*line)
+    Path("file.md").unlink()
+    assert cli(*line).code == 0
+    assert cli("table", "I", "--out", "file.md").code == 0
+
+
+@pytest.mark.parametrize("mine", ["six.png", "six.svg"])
+def test_figures_replace_figures_only(results: Path, cli: Cli, refused: Refused, mine: str) -> None:
+    line = ("table", "6", "--figure", "six.png")
+    Path(mine).write_text("mine")
+    words = f"'.' holds files of yours that would be replaced; give another --figure: {mine}"
+    assert words in refused(*line)
+    Path(mine).unlink()
+    assert [cli(*line).code for _ in range(2)] == [0, 0]
+
+
 def test_a_duplicate_is_noted_in_the_table(results: Path, cli: Cli) -> None:
     file = results / "records" / "base-to-new" / "0.json"
     (file.parent / "copy.json").write_text(file.read_text())

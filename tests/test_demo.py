@@ -11,6 +11,7 @@ from PIL import Image
 
 from anprompt import PromptClassifier, demo
 from anprompt.data import DataSource, Item, open_data
+from anprompt.outputs import is_figure
 from anprompt.results import harmonic_mean
 from helpers_cli import Cli, contents
 
@@ -74,9 +75,15 @@ def test_demo_writes_over_its_own_files_only(tmp_path: Path, cli: Cli) -> None:
     before = contents(tmp_path)
     code, out, err = cli("demo", "--out", tmp_path)
     assert (code, out) == (2, "")
-    assert "holds an adapter that no demo wrote" in err
+    assert "holds files that no demo wrote (adapter.json)" in err
     assert contents(tmp_path) == before
     (tmp_path / "demo.json").write_text("{}")
+    Image.new("RGB", (8, 8)).save(tmp_path / "predictions.png")
+    err = cli("demo", "--out", tmp_path).err
+    assert "holds files of yours that would be replaced; give another --out:\n  - predictions.png\n  - demo.json" in err
+    (tmp_path / "demo.json").write_text('{"record_version": 1}')
+    (tmp_path / "predictions.png").unlink()
     code, out, _ = cli("demo", "--out", tmp_path, "--json")
     assert code == 0
     assert json.loads(out) == json.loads((tmp_path / "demo.json").read_text())
+    assert is_figure(tmp_path / "predictions.png")

@@ -8,18 +8,19 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from anprompt.adapter import DOCUMENT, TENSORS
+from anprompt.adapter import CARD, DOCUMENT, TENSORS
 from anprompt.classifier import PromptClassifier
 from anprompt.clip import load_backbone
 from anprompt.data import open_data
 from anprompt.errors import UserError
 from anprompt.files import check_writable
+from anprompt.outputs import check_outputs
 from anprompt.report.contact_sheet import Tile, save_contact_sheet
 from anprompt.results import harmonic_mean, make_record, write_record
 from anprompt.settings import Progress
 
 DATA = "toyworld:night"
-RECORD = "demo.json"
+RECORD, SHEET = "demo.json", "predictions.png"
 RECIPE = {"epochs": 5, "batch": 8}  # half the epochs and twice the batch of the paper: about half a minute a seed
 
 
@@ -49,9 +50,11 @@ def run_demo(out: Path, seeds: Sequence[int], data: str = DATA, progress: Progre
     Returns a record with ``zero_shot``, ``runs`` (one per seed), ``mean`` and the paths written.
     """
     check_writable(out)
+    check_outputs(out, [SHEET], RECORD)
     adapter = out / "adapter"
-    if (adapter / DOCUMENT).exists() and not (out / RECORD).exists():
-        raise UserError(f"'{adapter}' holds an adapter that no demo wrote: give another --out.")
+    found = [name for name in (DOCUMENT, TENSORS, CARD) if (adapter / name).exists()]
+    if found and not (out / RECORD).exists():
+        raise UserError(f"'{adapter}' holds files that no demo wrote ({', '.join(found)}): give another --out.")
     began = time.perf_counter()
     source = open_data(data)
     backbone = load_backbone("miniature")
@@ -72,7 +75,7 @@ def run_demo(out: Path, seeds: Sequence[int], data: str = DATA, progress: Progre
         if seed == seeds[0]:
             tuned.about_["metrics"] = {f"{name} accuracy": value for name, value in scores.items() if name != "hm"}
             tuned.save(adapter)
-            sheet = out / "predictions.png"
+            sheet = out / SHEET
             view = source.subset("base")
             sections = [
                 ("right, with the probability of the answer", _tiles(base, view, True)),

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from anprompt.methods import Method
     from anprompt.text.noise import Synonyms
 
+RECORD = "explain.json"
 # What a sentence is compared with where nothing else is named (Kerr et al.: LERF, ICCV 2023).
 ANYTHING = ("object", "things", "stuff", "texture")
 EXPLAINED = """\
@@ -83,8 +84,9 @@ def explain(
     from anprompt.clip import load_backbone
     from anprompt.files import check_writable
     from anprompt.inputs import as_pictures
+    from anprompt.outputs import check_outputs
     from anprompt.report import console
-    from anprompt.report.explain_figure import save_explanation
+    from anprompt.report.explain_figure import FORMATS, save_explanation
     from anprompt.results import make_record, write_record
     from anprompt.settings import find_device
     from anprompt.text import check_template
@@ -101,17 +103,18 @@ def explain(
         check_template(template)
     found, paths = find_synonyms(synonyms), as_pictures(images)
     check_writable(Path(out))
+    figures = _free_names(paths)
+    check_outputs(Path(out), [f"{name}.{kind}" for name in figures for kind in FORMATS], RECORD, paths)
     names = _names(adapter, class_list(classes, classes_file), backbone, text, chosen is not None)
     _check_classes(names, class_, against, text)
     where = backbone or (None if adapter is not None else "miniature")
     frozen = None if where is None else load_backbone(where).to(find_device(device))
     methods, words = _methods(adapter, frozen, names, template, device)
-    pictures = _read(paths, methods[-1][1].backbone, bad_images)
+    pictures = _read(list(zip(paths, figures, strict=True)), methods[-1][1].backbone, bad_images)
     panels = _panels(methods, text, chosen, found, seed, change_name)
     rows: list[dict[str, Any]] = []
-    figures = _free_names(pictures)
     with console.progress_bars() as progress:
-        for (path, crop), figure in zip(pictures, figures, strict=True):
+        for path, figure, crop in pictures:
             pixels = methods[-1][1].backbone.transform.normalise(crop)
             label, other = _columns(panels, pixels, path, names, class_, against, text)
             row = explain_picture(panels, pixels, label, other, kind=method, orders=orders, seed=seed, words=words)
@@ -124,11 +127,11 @@ def explain(
         "method": method, "orders": orders, "synonyms": found.source, "seed": seed, "classes": names,
     }  # fmt: skip
     document = make_record("explain", config, images=rows, seconds=time.perf_counter() - began)
-    write_record(Path(out) / "explain.json", document)
+    write_record(Path(out) / RECORD, document)
     if json:
         console.print_json(document)
         return 0
-    _say(document, Path(out) / "explain.json")
+    _say(document, Path(out) / RECORD)
     return 0
 
 
@@ -209,21 +212,21 @@ def _methods(
     return [("zero-shot", frozen), (tuned.name, tuned)], not estimator.record_["baked"]
 
 
-def _read(paths: Sequence[Any], backbone: Backbone, bad_images: str) -> list[tuple[Any, Tensor]]:
-    """What the tower sees of each readable picture: uint8 ``(3, H, W)``."""
+def _read(named: Sequence[tuple[Path, str]], backbone: Backbone, bad_images: str) -> list[tuple[Path, str, Tensor]]:
+    """Each readable picture, its figure's name, and what the tower sees of it: uint8 ``(3, H, W)``."""
     from anprompt.data import BadImage
     from anprompt.inference import refuse_bad
     from anprompt.report import console
 
     bad: list[BadImage] = []
     pictures = []
-    for path in paths:
+    for path, figure in named:
         try:
-            pictures.append((path, backbone.transform.pixels_uint8(path)))
+            pictures.append((path, figure, backbone.transform.pixels_uint8(path)))
         except BadImage as error:
             bad.append(error)
     if bad_images == "stop" or not pictures:
-        refuse_bad(bad, len(paths))
+        refuse_bad(bad, len(named))
     for left in bad:
         console.note(f"left out: {left}")
     return pictures
@@ -266,9 +269,9 @@ def _columns(
     return label, other
 
 
-def _free_names(pictures: Sequence[tuple[Any, Tensor]]) -> list[str]:
+def _free_names(paths: Sequence[Path]) -> list[str]:
     """A file name for each picture's figure; pictures of one name get numbers, and no other picture's name."""
-    stems = [Path(path).stem for path, _ in pictures]
+    stems = [path.stem for path in paths]
     counts = Counter(stems)
     taken, names = {stem for stem in stems if counts[stem] == 1}, []
     for stem in stems:

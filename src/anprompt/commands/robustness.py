@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from anprompt.text.noise import Material
 
 STRENGTHS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)  # of the plot of accuracy over strength
+RECORD = "robustness.json"
+PLOTS = ("noise.png", "noise.svg", "strength.png", "strength.svg")
 CURVE_WORDINGS = 2  # draws per point of it
 EXPLAINED = """\
 TS: 1 - cos of class weights, mean over classes (for noise of pictures: of image features). LPR: share of photos
@@ -82,6 +84,7 @@ def robustness(
     from anprompt.data.draw import spread
     from anprompt.files import check_writable
     from anprompt.inputs import as_source
+    from anprompt.outputs import check_outputs
     from anprompt.report import console
     from anprompt.results import make_record
     from anprompt.settings import bank_for
@@ -98,6 +101,7 @@ def robustness(
         check_template(template)
     if out is not None:
         check_writable(Path(out))
+        check_outputs(Path(out), PLOTS, RECORD)
     source = as_source(data, data_root=data_root).subset(subset)
     if "test" not in source.splits:
         raise unknown_name(f"split of '{source.name}'", "test", source.splits)
@@ -270,11 +274,11 @@ def _write(folder: Path, document: dict[str, Any]) -> list[str]:
 
     data = document["data"]
     title = f"{data['name']}: {data['classes']} classes, {data['images']} photos"
-    write_record(folder / "robustness.json", document)
+    write_record(folder / RECORD, document)
     paths = save_panels(folder, title, document["rows"])
     if document["curves"]:
         paths += save_curves(folder, title, document["curves"])
-    return [str(folder / "robustness.json"), *map(str, paths)]
+    return [str(folder / RECORD), *map(str, paths)]
 
 
 def _say(document: dict[str, Any], written: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Optional
 
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
     from anprompt.results.tables import Table
 
 Format = Literal["terminal", "markdown", "csv", "latex"]
+# How a table begins in each form: with its title, in CSV with the columns that every table has.
+TABLE = re.compile(
+    r"(\*\*|\\begin\{table\}\n\\centering\n\\caption\{)?(Table|Figure|Ablation) [^|]*?\(accuracy\s+in\s+\\?%\)"
+    r"|data_set,[^\n]*,\w+,\w+_sd\b"
+)
 BY_SUFFIX = {".md": "markdown", ".csv": "csv", ".tex": "latex"}
 
 
@@ -51,7 +57,8 @@ def table(
         anprompt table II --format latex --out table2.tex
         anprompt table 6 --figure figure6.png
     """
-    from anprompt.files import check_file_writable, write_text
+    from anprompt.files import check_file_writable, check_replaceable, write_text
+    from anprompt.outputs import check_outputs
     from anprompt.report import console
     from anprompt.results.collect import Collected, read_results
     from anprompt.results.compare import compare as compare_rows
@@ -66,8 +73,11 @@ def table(
     collected = read_results(where) if where.exists() else Collected(())
     scope = find_table(name, collected.results)
     files = _figure_files(figure, scope)
-    for file in (*files, *([Path(out)] if out is not None else [])):
+    for file in files:
         check_file_writable(file)
+        check_outputs(file.parent, [file.name], option="--figure")
+    if out is not None:
+        check_replaceable(Path(out), "--out", "a table", "table.md", lambda text: TABLE.match(text) is not None)
     wanted = _names(methods, "--methods"), _names(datasets, "--datasets")
     scope, chosen = select(scope, collected.results, where, *wanted, backbone, source)
     made = build_table(name, scope, chosen, collected.notes)

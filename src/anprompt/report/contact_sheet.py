@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image, ImageDraw, ImageFont
+from PIL.PngImagePlugin import PngInfo
 
 from anprompt.files import atomic_path
+from anprompt.outputs import SIGNED
 
 TILE, CAPTION, GAP, COLUMNS = 150, 46, 10, 8  # pixels, and tiles in a row
 RIGHT, WRONG, INK, PAPER = (30, 130, 76), (192, 57, 43), (40, 40, 40), (250, 250, 248)
@@ -60,5 +62,8 @@ def save_contact_sheet(path: Path, title: str, sections: Sequence[tuple[str, Seq
             second = f"{100 * tile.probability:.0f} %" if right else f"is {tile.label}"
             draw.text((x, top + TILE + 22), _fit(draw, second, small), fill=INK, font=small)
         y += -(-len(tiles) // COLUMNS) * (TILE + CAPTION + GAP)
+    signed = PngInfo()
+    for key, text in SIGNED["png"].items():
+        signed.add_text(key, text)
     with atomic_path(path) as part:
-        sheet.save(part, format="PNG")
+        sheet.save(part, format="PNG", pnginfo=signed)

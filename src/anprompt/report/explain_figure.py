@@ -13,6 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from anprompt.files import atomic_paths
+from anprompt.outputs import SIGNED
 
 FORMATS = ("png", "svg")
 MAP, WORDS = "inferno", "PuOr"  # both can be told apart by colour-blind people and in print
@@ -33,7 +34,7 @@ def save_explanation(folder: Path, name: str, crop: npt.NDArray[np.uint8], row: 
     with rc_context(TEXT), atomic_paths(*paths) as parts:
         figure = _draw(crop, row)
         for part, kind in zip(parts, FORMATS, strict=True):
-            figure.savefig(part, format=kind, dpi=150)
+            figure.savefig(part, format=kind, dpi=150, metadata=SIGNED[kind])
     return paths
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from anprompt.errors import UserError
 from anprompt.files import atomic_paths
+from anprompt.outputs import SIGNED
 from anprompt.results.grid import Value
 from anprompt.results.tables import Row, Table
 
@@ -79,8 +80,8 @@ def save_few_shot_figure(table: Table, path: Path) -> tuple[Path, Path]:
             fontsize=9,
         )
         with atomic_paths(*files) as (png, svg):
-            figure.savefig(png, format="png", dpi=200)
-            figure.savefig(svg, format="svg", metadata={"Date": None})
+            figure.savefig(png, format="png", dpi=200, metadata=SIGNED["png"])
+            figure.savefig(svg, format="svg", metadata=SIGNED["svg"])
     return files
 
 

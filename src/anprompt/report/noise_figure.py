@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from anprompt.files import atomic_paths
+from anprompt.outputs import SIGNED
 from anprompt.report.few_shot_figure import PLAIN, figure_files
 from anprompt.results.grid import Value
 from anprompt.results.tables import Row, Table
@@ -48,8 +49,8 @@ def save_noise_figure(table: Table, path: Path) -> tuple[Path, Path]:
         axes.tick_params(axis="x", labelsize=8)
         axes.spines[["top", "right"]].set_visible(False)
         with atomic_paths(*files) as (png, svg):
-            figure.savefig(png, format="png", dpi=200)
-            figure.savefig(svg, format="svg", metadata={"Date": None})
+            figure.savefig(png, format="png", dpi=200, metadata=SIGNED["png"])
+            figure.savefig(svg, format="svg", metadata=SIGNED["svg"])
     return files
 
 

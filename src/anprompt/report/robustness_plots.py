@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from anprompt.files import atomic_path
+from anprompt.outputs import SIGNED
 
 FORMATS = ("png", "svg")
 COLOURS = ("#8a8a8a", "#c0562f", "#2f6fb0", "#3a8f5b", "#8a5fb0", "#b08a2f")
@@ -24,9 +25,9 @@ LOWEST = 1e-9  # where a shift of exactly 0 stands on the logarithmic axis
 
 def _save(figure: Any, folder: Path, name: str) -> list[Path]:
     paths = [folder / f"{name}.{suffix}" for suffix in FORMATS]
-    for path in paths:
+    for kind, path in zip(FORMATS, paths, strict=True):
         with atomic_path(path) as part:
-            figure.savefig(part, format=path.suffix[1:], dpi=150, bbox_inches="tight")
+            figure.savefig(part, format=kind, dpi=150, bbox_inches="tight", metadata=SIGNED[kind])
     return paths
 
 

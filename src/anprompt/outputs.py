@@ -1,0 +1,49 @@
+"""What commands may replace: what an earlier run wrote, and never a file of the user's."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from anprompt.errors import Problems
+
+# How figures say whose they are, as metadata for Matplotlib, and where that is found in the files.
+SIGNED: dict[str, dict[str, Any]] = {"png": {"Software": "anprompt"}, "svg": {"Creator": "anprompt", "Date": None}}
+SIGNS = (b"Software\0anprompt", b"<dc:title>anprompt</dc:title>")
+HEAD = 4096  # bytes of a file in which its sign stands
+
+
+def is_figure(file: Path) -> bool:
+    """Whether ``file`` is a figure that anprompt drew."""
+    try:
+        with file.open("rb") as opened:
+            start = opened.read(HEAD)
+    except OSError:
+        return False
+    return any(sign in start for sign in SIGNS)
+
+
+def is_record(file: Path) -> bool:
+    """Whether ``file`` is a record of a run."""
+    from anprompt.results.record import RECORD_KEY
+
+    try:
+        return RECORD_KEY in file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
+def check_outputs(
+    folder: Path, figures: Iterable[str], record: str | None = None, inputs: Iterable[Path] = (), option: str = "--out"
+) -> None:
+    """:class:`UserError` where files in ``folder`` would be lost that no earlier run has written, or that are read."""
+    problems = Problems(f"'{folder}' holds files of yours that would be replaced; give another {option}:")
+    read = {path.resolve() for path in inputs}
+    wanted: list[tuple[str, Callable[[Path], bool]]] = [(name, is_figure) for name in figures]
+    for name, is_ours in [*wanted, *([(record, is_record)] if record is not None else [])]:
+        file = folder / name
+        if os.path.exists(file) and (file.resolve() in read or not is_ours(file)):
+            problems.add(name)
+    problems.raise_if_any()
