@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from anprompt.clip.cache import MARK as CACHE
 from anprompt.data import DataSource, open_data
 from helpers_data import refusal
 
@@ -112,7 +113,11 @@ def test_folders_that_rather_are_splits_are_refused(tmp_path: Path) -> None:
     assert open_data(tmp_path).classes == ("part 1", "part 2")
 
 
-@pytest.mark.parametrize("written", ["adapter.json", "training/.lock", "robustness.json", "records/p/m/run.json"])
+WRITTEN = ["adapter.json", "training/.lock", "robustness.json", "records/p/m/run.json", "locks/run.lock", CACHE,
+           "adapters/run/training/state.safetensors", "adapters/run/adapter.json"]  # fmt: skip
+
+
+@pytest.mark.parametrize("written", WRITTEN)
 @pytest.mark.parametrize("above", ["", "train/", "test/"])
 def test_what_anprompt_wrote_is_no_class(tmp_path: Path, written: str, above: str) -> None:
     put(tmp_path, *(f"{split}/{name}/1.png" for split in ("train", "test") for name in ("a", "records")))

@@ -18,7 +18,8 @@ from anprompt.pictures import is_image_name
 
 # Files and folders by which anprompt's own output is known. People run it in the folder of their photos.
 OUTPUTS = ("adapter.json", "training/state.safetensors", "training/.lock", "record.json", "robustness.json",
-           "explain.json", "demo.json", "records/*/*/*.json")  # fmt: skip
+           "explain.json", "demo.json", "records/*/*/*.json", "locks/*.lock", "adapters/*/training/state.safetensors",
+           "adapters/*/adapter.json", "anprompt-cache.json")  # fmt: skip
 LAYOUT = "<class>/<pictures>, or train/<class>/<pictures> and test/<class>/<pictures>"
 
 
@@ -73,7 +74,7 @@ def _visible_folders(folder: Path) -> list[Path]:
 
 
 def _is_output(folder: Path) -> bool:
-    """Whether anprompt wrote ``folder``: an adapter, a run that was interrupted, a study or a benchmark's results."""
+    """Whether anprompt wrote ``folder``: an adapter, a run or benchmark (also interrupted), a study, a cache."""
     return any(any(folder.glob(pattern)) for pattern in OUTPUTS)
 
 
