@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import unicodedata
 from pathlib import Path
 
 import pytest
@@ -25,7 +26,9 @@ from anprompt.text import (
 FORMATS = [".json", ".yaml", ".yml", ".csv", ".txt"]
 BANK = DescriptionBank({"cat": ["A cat: small, soft.", 'One "cat".'], "sea lake": ["no"]}, {"cat": ["1", "Süß, #cat"]})
 
-letters = st.text(st.characters(blacklist_categories=["C", "Z"], blacklist_characters="_"), min_size=1, max_size=8)
+letters = st.text(st.characters(blacklist_categories=["C", "Z"], blacklist_characters="_"), min_size=1, max_size=8).map(
+    lambda text: unicodedata.normalize("NFC", text)  # as names are kept
+)
 banks = st.dictionaries(letters, st.lists(letters, min_size=1, max_size=3), min_size=1, max_size=4)
 
 
@@ -36,6 +39,20 @@ def test_what_is_written_is_read_back(tmp_path: Path, suffix: str) -> None:
     assert again.to_json() == BANK.to_json()
     assert again.source == f"bank{suffix}"
     assert read_bank(tmp_path / f"bank{suffix}", ["Cat", "dog"]).main == {"Cat": BANK.main["cat"]}
+
+
+def test_accents_may_be_stored_in_either_way(tmp_path: Path) -> None:
+    one, two = "caf\u00e9", "cafe\u0301"
+    file = tmp_path / "bank.json"
+    file.write_text(json.dumps({two: [f"a {two} at night"]}))
+    bank = load_bank(file)
+    assert bank.main == read_bank(file, [one]).main == {one: [f"a {two} at night"]}
+    assert list(read_bank(file, [two.upper()]).main) == [two.upper()]
+    report = check_bank(bank, [one])
+    assert (report.unknown, report.unnamed) == ([], [])
+    file.write_text(json.dumps({one: ["a"], two: ["b"]}))
+    with pytest.raises(UserError, match="are one class"):
+        load_bank(file)
 
 
 @pytest.mark.parametrize("suffix", FORMATS)

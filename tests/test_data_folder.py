@@ -155,6 +155,16 @@ def test_all_mistakes_are_reported_together(tmp_path: Path) -> None:
     assert len(message.splitlines()) == 6
 
 
+def test_accents_may_be_stored_in_either_way(tmp_path: Path) -> None:
+    one, two = "caf\u00e9", "cafe\u0301"  # as typed, and as copied from a Mac
+    put(tmp_path, f"train/{one}/1.png", "train/bar/1.png", f"test/{two}/1.png", "test/bar/1.png")
+    source = open_data(tmp_path)
+    assert source.classes == ("bar", one)
+    assert paths(source, "test") == ["test/bar/1.png", f"test/{two}/1.png"]
+    put(tmp_path, f"train/{two}/2.png")
+    assert "are one class name to CLIP" in refusal(tmp_path)
+
+
 def test_class_sets_of_train_and_test_must_agree(tmp_path: Path) -> None:
     put(tmp_path, "train/cat/1.png", "train/dog/1.png", "test/cat/1.png", "test/dogs/1.png", "val/cow/1.png")
     message = refusal(tmp_path)

@@ -18,8 +18,11 @@ OWN_SPLIT_SEED = 1  # never changes: the same pictures are held out on every mac
 
 
 def canonical_name(raw: str) -> str:
-    """Return the class name written ``raw`` in a folder, table or list: ``_`` becomes a space, ends are stripped."""
-    return raw.replace("_", " ").strip()
+    """Return the class name written ``raw`` in a folder, table or list: ``_`` becomes a space, ends are stripped.
+
+    Accented letters are single characters, as CLIP's tokenizer reads them; names of files from a Mac have them in two.
+    """
+    return unicodedata.normalize("NFC", raw.replace("_", " ").strip())
 
 
 def _garbles(letter: str) -> bool:
@@ -29,8 +32,8 @@ def _garbles(letter: str) -> bool:
 
 
 def same_to_clip(name: str) -> str:
-    """What CLIP's tokenizer sees of a name: it knows neither case nor the number of spaces."""
-    return " ".join(name.split()).casefold()
+    """What CLIP's tokenizer sees of a name: not case, the number of spaces, or how accents are stored."""
+    return " ".join(unicodedata.normalize("NFC", name).split()).casefold()
 
 
 def check_class_names(written: Iterable[tuple[str, str]], problems: Problems, published: bool = False) -> None:

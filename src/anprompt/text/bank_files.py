@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -100,7 +101,7 @@ IN_FOLDERS = (".json", ".yaml", ".yml", ".csv")  # .txt is also what licences an
 
 
 def _canonical(key: str) -> str:
-    return key.replace("_", " ").strip()
+    return unicodedata.normalize("NFC", key.replace("_", " ").strip())
 
 
 def _clean(raw: Any, where: str, problems: Problems) -> dict[str, list[str]]:
@@ -164,7 +165,7 @@ def _match(bank: Mapping[str, Sequence[str]], names: Iterable[str]) -> dict[str,
 
 
 def _plain(name: str) -> str:
-    return " ".join(name.lower().split())
+    return " ".join(unicodedata.normalize("NFC", name).lower().split())
 
 
 def of_classes(bank: DescriptionBank, names: Sequence[str]) -> DescriptionBank:

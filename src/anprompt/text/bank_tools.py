@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import unicodedata
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from difflib import get_close_matches
@@ -125,8 +126,8 @@ def names_class(sentence: str, name: str) -> bool:
 
 
 def _plain(text: str) -> str:
-    return " ".join(text.lower().split())
+    return " ".join(unicodedata.normalize("NFC", text).lower().split())
 
 
 def _letters(text: str) -> str:
-    return " ".join(re.split(r"[\W_]+", text.lower())).strip()
+    return " ".join(re.split(r"[\W_]+", unicodedata.normalize("NFC", text).lower())).strip()
