@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from helpers_cli import Refused
+from helpers_cli import Cli, Refused
 
 USAGE = [
     ("fti", "There is no command 'fti'. Did you mean 'fit'?"),
@@ -85,6 +85,29 @@ def test_a_path_that_is_not_there_is_not_compared_with_anything_at_all(
     message = refused("fit", "nope")
     assert message.count("nope") == 1
     assert "Did you mean" not in message
+
+
+LONG = ",".join(f"class number {i}" for i in range(30))  # no file may have so long a name
+PATHS = [
+    (("check", "~no-such-user/photos"), "There is no '~no-such-user' in "),
+    (("fit", "~no-such-user"), "There is no '~no-such-user' in "),
+    (("check", "eurosat", "--data-root", "~no-such-user"), "There is no folder ~no-such-user"),
+    (("fit", "d", "--cache", "~no-such-user/cache"), "There is no 'd' in "),
+    (("info", "~no-such-user/model"), "Backbone '~no-such-user/model': no such file or folder"),
+    (("check", LONG), f"There is no '{LONG}'"),
+    (("describe", LONG.replace(",", " ")), "There is no 'class number 0 class number 1 "),
+    (("describe", "a,b", "--texts", LONG.replace(",", " ")), "There is no file with texts"),
+    (("check", "toyworld", "--texts", LONG), "No such file or folder with texts"),
+    (("predict", LONG, "p.png"), "No picture found at 'p.png'"),
+    (("report", LONG), "File name too long"),
+]
+
+
+@pytest.mark.parametrize(("line", "words"), PATHS, ids=[" ".join(line)[:30] for line, _ in PATHS])
+def test_paths_at_which_pathlib_fails(line: tuple[str, ...], words: str, cli: Cli, tmp_path: Path) -> None:
+    code, out, err = cli(*line)
+    assert (code, "Traceback" in err) == (2, False)
+    assert words in out + err
 
 
 def test_all_unknown_options_at_once(refused: Refused) -> None:

@@ -40,6 +40,14 @@ def test_csv_with_splits(folder: Path) -> None:
     assert source.open(train[0]).mode == "RGB"
 
 
+def test_a_tilde_is_the_home_folder_in_front_of_a_slash_only(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(folder / "p"))
+    (folder / "p" / "9.png").rename(folder / "~9.png")
+    rows = ["p/0.png,a,train", "~/1.png,b,train", "~9.png,a,test", "p/2.png,b,test"]
+    test = open_data(write(folder / "t.csv", "path,label,split", *rows)).splits["test"]
+    assert test[0].path == f"{folder}/~9.png"
+
+
 @pytest.mark.parametrize("header", ["filepath,class", "image,class_name", "file,label"])
 def test_column_names_and_own_split(folder: Path, header: str) -> None:
     rows = [f"p/{i}.png,{'ab'[i % 2]}" for i in range(10)]

@@ -44,6 +44,12 @@ def test_glosses_of_wordnet_become_sentences(cli: Cli, tmp_path: Path, monkeypat
     assert main["red fox"] == ["a photo of a red fox."]
 
 
+def test_a_long_list_of_classes(cli: Cli, tmp_path: Path) -> None:
+    names = [f"class number {i}" for i in range(30)]  # longer than the name of any file
+    assert cli("describe", ",".join(names), "--out", tmp_path / "b.json").code == 0
+    assert list(load_bank(tmp_path / "b.json").main) == names
+
+
 @pytest.mark.parametrize(("line", "words"), [
     ("describe a,b --server http://h/v1", "--server needs --model"),
     ("describe a,b --model m --rate 3", "--model goes with --server"),

@@ -22,7 +22,7 @@ from anprompt import __version__, methods
 from anprompt.clip import Backbone, load_backbone
 from anprompt.clip.precision import PRECISIONS, Choice, precision_of_adapter
 from anprompt.errors import UserError, did_you_mean, unknown_name
-from anprompt.files import atomic_paths, check_writable, remove_parts, sha256_file, sha256_json, to_json
+from anprompt.files import atomic_paths, check_writable, expanded, remove_parts, sha256_file, sha256_json, to_json
 from anprompt.methods import Method
 from anprompt.settings import note
 from anprompt.text import DescriptionBank
@@ -171,7 +171,7 @@ def own_backbone(folder: str | Path, document: Mapping[str, Any]) -> Backbone:
     try:
         return load_backbone(source)
     except UserError as error:
-        if Path(source).expanduser().exists():
+        if expanded(source).exists():
             raise
         why = f" ({error})" if "Hugging Face" in str(error) else ""
         raise UserError(

@@ -52,8 +52,8 @@ COMMANDS = {
     )
 }
 
-# Disk full or too full for this user, a file too large, no permission, read-only: for the user to mend.
-REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EACCES, errno.EPERM, errno.EROFS)
+# Disk full or too full for this user, file too large, name too long, no permission, read-only: for the user to mend.
+REFUSED = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.ENAMETOOLONG, errno.EACCES, errno.EPERM, errno.EROFS)
 
 HELP = """\
 usage: anprompt COMMAND [options]     'anprompt COMMAND --help' explains one

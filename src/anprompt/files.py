@@ -20,6 +20,11 @@ from anprompt.errors import UserError
 PART = ".part"  # ends the name of a file that is being written
 
 
+def expanded(path: str | Path) -> Path:
+    """``path`` with ``~`` as the home folder; a ``~name`` that is no user here stays, where pathlib's raises."""
+    return Path(os.path.expanduser(path))
+
+
 @contextlib.contextmanager
 def atomic_paths(*paths: Path) -> Iterator[list[Path]]:
     """Give a temporary path beside each of ``paths``; they replace ``paths`` when the block ends without an error.

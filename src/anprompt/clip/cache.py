@@ -33,7 +33,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from anprompt.errors import UserError
-from anprompt.files import PART, atomic_path, check_writable, write_json
+from anprompt.files import PART, atomic_path, check_writable, expanded, write_json
 
 if TYPE_CHECKING:
     from anprompt.clip.backbone import Backbone
@@ -67,7 +67,7 @@ class ActivationCache:
     def __init__(self, folder: str | Path, limit_bytes: int = LIMIT) -> None:
         if limit_bytes <= 0:
             raise UserError(f"The size limit of an activation cache must be above 0 (got {limit_bytes} bytes).")
-        self.folder = Path(folder).expanduser()
+        self.folder = expanded(folder)
         self.limit_bytes = int(limit_bytes)
         self.hits = 0
         self.misses = 0

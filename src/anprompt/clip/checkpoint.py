@@ -22,6 +22,7 @@ from anprompt.clip.openai_pt import read_openai_pt
 from anprompt.clip.preprocess import ImageTransform
 from anprompt.clip.tokenizer import TOKENIZER_FILES, ClipTokenizer
 from anprompt.errors import Problems, UserError, did_you_mean, unknown_name
+from anprompt.files import expanded
 
 MINIATURE = Path(__file__).resolve().parent.parent / "assets" / "miniature"
 OPENAI_NAMES = {
@@ -107,7 +108,7 @@ def load_backbone(name: str | Path | Mapping[str, Tensor], *, tokenizer_from: st
     Raises :class:`UserError` when the checkpoint or its tokenizer cannot be had, is damaged, or is no CLIP with a
     vision transformer.
     """
-    tokenizer_folder = None if tokenizer_from is None else Path(tokenizer_from).expanduser()
+    tokenizer_folder = None if tokenizer_from is None else expanded(tokenizer_from)
     if isinstance(name, Mapping):
         return _from_openai(name, "state dict", tokenizer_folder)
     text = str(name)
@@ -115,7 +116,7 @@ def load_backbone(name: str | Path | Mapping[str, Tensor], *, tokenizer_from: st
         return _from_folder(MINIATURE, text, tokenizer_folder)
     if text in RESNETS:
         raise UserError(f"'{text}' is a ResNet; only CLIP models with a vision transformer are supported.")
-    path = Path(name).expanduser()
+    path = expanded(name)
     if path.is_dir():
         return _from_folder(path, text, tokenizer_folder)
     if path.is_file():

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Optional
 
 from anprompt.errors import UserError
@@ -57,6 +57,7 @@ def check(
     from anprompt.data.duplicates import lint_pictures
     from anprompt.data.open import named_benchmark
     from anprompt.data.survey import survey
+    from anprompt.files import expanded
     from anprompt.inputs import as_source
     from anprompt.report import console
     from anprompt.settings import bank_for
@@ -64,12 +65,12 @@ def check(
     from anprompt.text.lint import lint_names
 
     benchmark = named_benchmark(data)
-    if data_root is None and Path(data).exists():
+    if data_root is None and os.path.exists(data):
         benchmark = None  # a folder that happens to be called so
     published = None
     source: DataSource | None = None
     if benchmark is not None:
-        published = survey(benchmark, None if data_root is None else Path(data_root).expanduser())
+        published = survey(benchmark, None if data_root is None else expanded(data_root))
         source = published.source
         if source is None:
             if json:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -138,8 +139,8 @@ def class_names(classes: str, data_root: str | None) -> list[str]:
     from anprompt.inputs import as_source
 
     path = Path(classes)
-    is_list = path.is_file() and path.suffix.lower() not in (*TABLE_SUFFIXES, ".json")
-    if not is_list and (path.exists() or "," not in classes):
+    is_list = os.path.isfile(classes) and path.suffix.lower() not in (*TABLE_SUFFIXES, ".json")
+    if not is_list and (os.path.exists(classes) or "," not in classes):  # unlike pathlib's, also of a very long list
         return list(dict.fromkeys(as_source(classes, data_root=data_root).classes))
     if is_list:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from anprompt.data import benchmarks
@@ -13,6 +14,7 @@ from anprompt.data.own_split import load_own_split
 from anprompt.data.source import DataSource
 from anprompt.data.table import TABLE_SUFFIXES, load_table
 from anprompt.errors import UserError, did_you_mean
+from anprompt.files import expanded
 
 
 def open_data(spec: str | Path, *, data_root: str | Path | None = None) -> DataSource:
@@ -40,10 +42,10 @@ def open_data(spec: str | Path, *, data_root: str | Path | None = None) -> DataS
     text = str(spec)
     if isinstance(spec, str) and (text == "toyworld" or text.startswith(("toyworld:", "toyworld-"))):
         return _open_toyworld(text)
-    path = Path(spec).expanduser()
-    if data_root is not None and (named_benchmark(text) is not None or not path.exists()):
-        return _open_benchmark(text, Path(data_root).expanduser())
-    if not path.exists():
+    path = expanded(spec)
+    if data_root is not None and (named_benchmark(text) is not None or not os.path.exists(path)):
+        return _open_benchmark(text, expanded(data_root))
+    if not os.path.exists(path):  # False also for names that are too long, at which pathlib's fails
         raise _missing(path)
     if path.is_dir():
         found = split_files(path)
@@ -116,7 +118,7 @@ def _choose_split_file(root: Path, found: list[Path]) -> Path:
 def _missing(path: Path) -> UserError:
     """Name the part of the path that is not there, and the nearest name that is."""
     parent, name = path.parent, path.name
-    while not parent.exists():
+    while not os.path.exists(parent):
         parent, name = parent.parent, parent.name
     siblings = sorted(sibling.name for sibling in parent.iterdir()) if parent.is_dir() else []
     wanted = "" if name == str(path) else f" (wanted: {path})"

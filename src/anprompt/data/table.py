@@ -14,7 +14,7 @@ from anprompt.data.assemble import SPLIT_NAMES, build_source, canonical_name, ch
 from anprompt.data.matching import SHOWN_FILES
 from anprompt.data.source import DataSource
 from anprompt.errors import Problems, UserError, did_you_mean
-from anprompt.files import csv_delimiter
+from anprompt.files import csv_delimiter, expanded
 
 TABLE_SUFFIXES = frozenset({".csv", ".tsv", ".jsonl"})
 # Of several that are there, the first counts: in `path,label,class_name` the label is usually a number.
@@ -75,7 +75,7 @@ def _check_rows(file: Path, rows: list[Row], problems: Problems) -> dict[str, li
     first_line: dict[str, int] = {}
     has_splits = any(row.split is not None for row in rows)  # JSONL rows may differ in their keys
     for row in rows:
-        path = file.parent / Path(row.path).expanduser()
+        path = file.parent / (expanded(row.path) if row.path.startswith("~/") else row.path)
         split = SPLIT_NAMES.get((row.split or "").lower()) if has_splits else "train"
         name = canonical_name(row.label)
         if not name:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import csv
 import io
 import json
+import os
 import unicodedata
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
@@ -149,7 +150,7 @@ def _parts(raw: Any, where: str, kind: str, problems: Problems) -> dict[str, dic
 def load_bank(path: str | Path) -> DescriptionBank:
     """Read all that one file holds, whatever its classes. :class:`UserError` lists all its faults."""
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # False also for a name that is too long
         raise UserError(f"There is no file with texts '{path}'.")
     problems = Problems(f"The texts in '{path}' cannot be used:")
     parts = _load(path, problems)
@@ -197,7 +198,7 @@ def read_bank(path: str | Path, class_names: Sequence[str]) -> DescriptionBank:
     when no file knows any of the classes.
     """
     path = Path(path)
-    if not path.exists():
+    if not os.path.exists(path):
         raise UserError(f"No such file or folder with texts: '{path}'.")
     files = [path]
     if path.is_dir():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -55,7 +56,7 @@ def find_synonyms(path: str | Path | None = None) -> Synonyms:
     path: WordNet's folder (with ``index.noun`` and ``data.noun``), or a file ``{word: [synonym, …]}`` in one of the
     formats of description banks. Raises :class:`UserError` for anything else.
     """
-    if path is None or Path(path).is_dir():
+    if path is None or os.path.isdir(path):
         wordnet = find_wordnet(path)
         if wordnet is not None:
             return from_wordnet(wordnet)
