@@ -21,7 +21,7 @@ from anprompt.commands.nearest import as_option
 from anprompt.commands.usage import help_page
 from anprompt.errors import UserError
 from anprompt.training import Interrupted
-from helpers_cli import Cli
+from helpers_cli import Cli, Refused
 
 HEAVY = ("torch", "sklearn", "matplotlib", "transformers", "numpy", "rich", "jsonargparse", "huggingface_hub")
 
@@ -155,6 +155,34 @@ def test_lists_of_inputs_from_yaml_and_an_empty_file(tmp_path: Path) -> None:
     empty.write_text("# nothing\n")
     values = parse(COMMANDS["predict"], ["--config", str(file), "--config", str(empty)])
     assert (values["adapter"], values["inputs"], values["top"]) == ("a", ["1.jpg", "2.jpg"], 2)
+
+
+AS_ON_THE_LINE = [
+    ("bench", "seeds: 1", {"seeds": "1"}),
+    ("bench", "seeds: [1, 2]\nmethods: [zero-shot, coop]\ndatasets: [photos]\nshots: 4",
+     {"seeds": "1,2", "methods": "zero-shot,coop", "datasets": "photos", "shots": "4"}),
+    ("compare", "data: photos\nseeds: 1\nshots: 4", {"seeds": "1", "shots": 4}),
+    ("describe", "classes: [yes, no]\ntexts: [a.csv, b.csv]", {"classes": "yes,no", "texts": "a.csv,b.csv"}),
+    ("table", "name: 6\ncompare: [coop, anprompt]", {"name": "6", "compare": "coop,anprompt"}),
+    ("robustness", "data: photos\nadapter: [a, b]\nnoises: [drop]", {"adapter": "a,b", "noises": "drop"}),
+    ("predict", "adapter: 1\ninputs: photo.png\nclasses: [a, b]",
+     {"adapter": "1", "inputs": ["photo.png"], "classes": "a,b"}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("name", "text", "expected"), AS_ON_THE_LINE)
+def test_numbers_and_lists_from_yaml(name: str, text: str, expected: dict[str, Any], tmp_path: Path) -> None:
+    (tmp_path / "run.yaml").write_text(text)
+    values = parse(COMMANDS[name], ["--config", str(tmp_path / "run.yaml")])
+    assert {key: values[key] for key in expected} == expected
+
+
+def test_lists_from_yaml_that_cannot_be_meant(refused: Refused) -> None:
+    Path("run.yaml").write_text("classes: ['a, b', c]\n")
+    words = "'classes' in 'run.yaml' must be text, or a list in which no entry has a comma (got"
+    assert words in refused("predict", "a", "x.png", "--config", "run.yaml")
+    Path("run.yaml").write_text("inputs: {a: b}\n")
+    assert "'inputs' must be text, or a list of texts (got" in refused("predict", "a", "--config", "run.yaml")
 
 
 def test_files_whose_names_begin_with_a_hyphen() -> None:

@@ -129,6 +129,7 @@ YAML = [
     ("subset: bases\n", ["'subset' in 'run.yaml' must be one of all, base, new (got 'bases'). Did you mean 'base'?"]),
     ("json: maybe\n", ["line 1: 'json' must be true or false (got 'maybe')."]),
     ("data: [d]\n", ["line 1: 'data' must be text"]),
+    ("backbone: [a, b]\n", ["'backbone' in 'run.yaml' must be text (got"]),
     ("options:\n  alhpa: 1\n", ["unknown option 'alhpa'. Did you mean 'alpha'?"]),
     ("options: 3\n", ["'options' in 'run.yaml' takes single entries"]),
     ("\x00", ["'run.yaml' is not valid YAML"]),

@@ -15,6 +15,19 @@ from typing import Any, Literal, NamedTuple, get_args, get_origin, get_type_hint
 from anprompt.commands.nearest import as_option, nearest_option
 from anprompt.errors import Problems, UserError, did_you_mean
 
+# Options, and those of one command, whose text is a list with commas: a list in YAML means the same.
+LISTS = {
+    "methods",
+    "datasets",
+    "seeds",
+    "shots",
+    "classes",
+    "noises",
+    "compare",
+    "robustness adapter",
+    "describe texts",
+}
+
 
 class Command(NamedTuple):
     """A command: its function and the names of its positional parameters.
@@ -181,20 +194,46 @@ def _read_config(command: Command, file: Path) -> dict[str, Any]:
         raise UserError(f"'{file}' must hold lines such as 'shots: 4', one option of 'anprompt {command.name}' each.")
     problems = Problems(f"The configuration '{file}' cannot be used:")
     seen: dict[str, int] = {}
-    for key, _ in node.value:
+    for key, value in node.value:
         name, line = as_parameter(key.value), key.start_mark.line + 1
+        if name in command.parameters:
+            content[key.value] = _as_typed(command, name, value, content[key.value])
         if name not in command.parameters:
             near = nearest_option(name, command.parameters, content.get("method"), in_file=True)
             problems.add(f"line {line}: 'anprompt {command.name}' has no option '{key.value}'.{near}")
         elif name in seen:
             problems.add(f"line {line}: '{key.value}' is already set on line {seen[name]}.")
         elif name in command.operands and not _is_operand(command, name, content[key.value]):
-            problems.add(f"line {line}: '{key.value}' must be text (got '{content[key.value]}').")
+            problems.add(f"line {line}: '{key.value}' {_takes(command, name)[0]} (got '{content[key.value]}').")
         elif is_switch(command.parameters[name]) and not isinstance(content[key.value], bool):
             problems.add(f"line {line}: '{key.value}' must be true or false (got '{content[key.value]}').")
         seen.setdefault(name, line)
     problems.raise_if_any()
     return {as_parameter(key): value for key, value in content.items()}
+
+
+def _as_typed(command: Command, name: str, node: Any, value: Any) -> Any:
+    """A value of YAML as the line would give it: text as it is written, also ``1`` and ``no``; lists with commas.
+
+    What cannot be meant stays as it is.
+    """
+    import yaml
+
+    several = f"{name}*" in command.positional
+    if value is None or not (several or value_type(command, name) is str):
+        return value
+    if isinstance(node, yaml.ScalarNode):
+        return [node.value] if several else node.value
+    if not isinstance(value, list) or not all(isinstance(entry, yaml.ScalarNode) for entry in node.value):
+        return value
+    texts = [entry.value for entry in node.value]
+    if several:
+        return texts
+    return ",".join(texts) if texts and _is_list(command, name) and "," not in "".join(texts) else value
+
+
+def _is_list(command: Command, name: str) -> bool:
+    return value_type(command, name) is str and bool(LISTS & {name, f"{command.name} {name}"})
 
 
 def _is_operand(command: Command, name: str, value: Any) -> bool:
@@ -234,4 +273,6 @@ def _takes(command: Command, name: str) -> tuple[str, list[str]]:
     if get_origin(kind) is dict:
         return f"takes single entries, as in {as_option(name)}.NAME VALUE", []
     kinds = {int: "must be a whole number", float: "must be a number", bool: "must be true or false"}
-    return kinds.get(kind, "must be text"), []
+    if _is_list(command, name):
+        return "must be text, or a list in which no entry has a comma", []
+    return kinds.get(kind, "must be text, or a list of texts" if get_origin(kind) is list else "must be text"), []
