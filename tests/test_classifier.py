@@ -237,7 +237,7 @@ def test_mistakes_in_the_data(backbone: Backbone, data: Any, labels: Any, words:
         ({"recipe": {"epoch": 1}}, "Did you mean 'epochs'"),
         ({"shots": 0}, "'shots' must be a whole number of at least 1"),
         ({"shots": True}, "'shots' must be a whole number"),
-        ({"random_state": None}, "'random_state' must be a whole number"),
+        ({"random_state": None}, "'random_state', the seed, must be a whole number"),
         ({"storage": "fp8"}, "allowed are fp16, fp32"),
         ({"device": "gpu"}, "Unknown device 'gpu'"),
         ({"subset": "old"}, "Unknown subset 'old'"),

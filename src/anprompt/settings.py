@@ -23,6 +23,7 @@ from anprompt.text import DescriptionBank, bank_of, read_bank
 BENCHMARK_OPTIONS = Path(__file__).parent / "assets" / "benchmark_options.json"
 DEVICES = ("auto", "cpu", "cuda", "mps")
 STORAGE = ("fp16", "fp32")
+LARGEST_SEED = 2**32 - 1  # what every generator takes
 Progress = Callable[[str, int, int, dict[str, float]], None]  # (stage, done, total, numbers to show)
 
 
@@ -76,9 +77,12 @@ def given_bank(texts: str | Path | Mapping[str, Any], names: Sequence[str]) -> D
 def check_settings(shots: Any, seed: Any, storage: Any) -> None:
     """Raise one :class:`UserError` for all of the estimator's plain settings that are out of range."""
     problems = Problems("These settings cannot be used:")
-    for name, value, low in (("shots", shots, 1), ("random_state", seed, 0)):
+    ranges = (("'shots'", shots, 1, math.inf), ("'random_state', the seed,", seed, 0, LARGEST_SEED))
+    for name, value, low, high in ranges:
         if isinstance(value, bool) or not isinstance(value, numbers.Integral) or value < low:
-            problems.add(f"'{name}' must be a whole number of at least {low} (got {value!r})")
+            problems.add(f"{name} must be a whole number of at least {low} (got {value!r})")
+        elif int(value) > high:
+            problems.add(f"{name} must be at most {high} (got {value!r})")
     if storage not in STORAGE:
         hint = did_you_mean(str(storage), STORAGE)
         problems.add(f"unknown storage format '{storage}': allowed are {', '.join(STORAGE)}.{hint}")

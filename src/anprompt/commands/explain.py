@@ -136,10 +136,14 @@ def explain(
 
 
 def _check_numbers(orders: int, seed: int) -> None:
+    from anprompt.settings import LARGEST_SEED
+
     problems = Problems("These settings cannot be used:")
     for name, value in (("orders", orders), ("seed", seed)):
         if value < 0:
             problems.add(f"--{name} must be at least 0 (got {value})")
+    if seed > LARGEST_SEED:
+        problems.add(f"--seed must be at most {LARGEST_SEED} (got {seed})")
     problems.raise_if_any()
 
 

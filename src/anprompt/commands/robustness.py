@@ -141,10 +141,14 @@ def robustness(
 
 
 def _check_numbers(wordings: int, samples: int, seed: int, strength: float | None) -> None:
+    from anprompt.settings import LARGEST_SEED
+
     problems = Problems("These settings cannot be used:")
     for name, value, low in (("wordings", wordings, 1), ("samples", samples, 1), ("seed", seed, 0)):
         if value < low:
             problems.add(f"--{name} must be at least {low} (got {value})")
+    if seed > LARGEST_SEED:
+        problems.add(f"--seed must be at most {LARGEST_SEED} (got {seed})")
     if strength is not None and not 0 <= strength <= 1:
         problems.add(f"--strength must be from 0 to 1 (got {strength:g})")
     problems.raise_if_any()
