@@ -170,5 +170,8 @@ def test_texts_that_miss_classes_are_noted_where_they_are_read(tmp_path: Path, s
     texts.write_text(json.dumps({"main": {"cat": ["a cat that sits"], "zebra": ["a zebra"]}}))
     line = (tmp_path / "photos", "--backbone", small_clip, "--texts", texts)
     assert "1 of 2 classes have no descriptions and use the template instead: dog" in cli("zeroshot", *line).err
+    out = cli("check", tmp_path / "photos", "--texts", texts).out
+    assert "warning: 1 key of the texts is no class: 'zebra'. Their sentences are not used" in out
+    assert "Nothing is wrong" not in out
     coop = ("--method", "coop", "--recipe.epochs", 1, "--shots", 1, "--out", tmp_path / "out")
     assert "descriptions" not in cli("fit", *line, *coop).err

@@ -100,6 +100,7 @@ def check(
             lost += [f"'{name}' in {split}" for name in gone]
             seen += [(split, *read) for read in good]
     findings = [*lint_names(source.classes), *lint_pictures(source, seen), *_untested(source)]
+    findings += _unmatched(texts, source)
     too_long = None if model is None else _too_long(model, wording, source.classes, bank)
     if model is not None and too_long is None:
         findings += lint_class_texts(model, wording, source.classes)
@@ -269,6 +270,23 @@ def _untested(source: DataSource) -> list[Finding]:
     what = "class has no test photo" if len(names) == 1 else "classes have no test photo"
     why, do = "Accuracy says nothing about them", "add some, or more photos from which some are held out"
     return [Finding("untested", f"{len(names)} {what}", why, do, [f"'{name}'" for name in names], names)]
+
+
+def _unmatched(texts: str | None, source: DataSource) -> list[Finding]:
+    """A warning about sentences that nothing will read; of a folder only what matches is looked at."""
+    from anprompt.errors import Finding
+    from anprompt.text import check_bank, load_bank
+    from anprompt.text.bank_files import named_as
+
+    if texts is None or os.path.isdir(texts):
+        return []
+    unknown = check_bank(named_as(load_bank(texts), source.classes), source.classes).unknown
+    if not unknown:
+        return []
+    what = "key of the texts is no class" if len(unknown) == 1 else "keys of the texts are no class"
+    shown = [f"'{entry['key']}'" + (f" (near: {entry['nearest']})" if entry["nearest"] else "") for entry in unknown]
+    why, do = "Their sentences are not used", "rename those that are meant"
+    return [Finding("unmatched-text", f"{len(unknown)} {what}", why, do, shown, [entry["key"] for entry in unknown])]
 
 
 def _to_read(source: DataSource, photos: Photos) -> dict[str, list[Item]]:

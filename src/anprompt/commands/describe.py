@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from anprompt.text import BankReport, DescriptionBank
 
 SHOWN = 3  # examples of each finding
+COUNT = 10  # main sentences per class from a server, and as many noise sentences
 
 
 def describe(
@@ -23,7 +24,7 @@ def describe(
     wordnet: str | None = None,
     server: str | None = None,
     model: str | None = None,
-    count: int = 10,
+    count: int | None = None,
     rate: float | None = None,
     price_in: float | None = None,
     price_out: float | None = None,
@@ -47,7 +48,7 @@ def describe(
         wordnet: folder with WordNet's files; default: where it is usually installed.
         server: address of an OpenAI-compatible server, such as http://localhost:8000/v1.
         model: name of the server's model.
-        count: main sentences per class, and as many noise sentences, that the server is asked for.
+        count: main sentences per class, and as many noise sentences, that the server is asked for; default: 10.
         rate: most requests per minute.
         price_in: price of a million tokens that are sent, for the cost estimate.
         price_out: price of a million tokens that come back.
@@ -81,6 +82,7 @@ def describe(
     missing = [name for name in names if bank is None or not bank.main.get(name)]
     document: dict[str, Any] = {"classes": len(names)}
     if server is not None:
+        count = COUNT if count is None else count
         document["estimate"] = plan = _plan(missing, target, str(model), count, price_in, price_out)
         if estimate:
             console.print_json(document) if json else console.say(_in_words(plan))
@@ -113,7 +115,7 @@ def _check_options(given: dict[str, Any]) -> None:
     """What can be wrong before anything is read."""
     problems = Problems("These options cannot be used:")
     if given["server"] is None:
-        for name in ("model", "rate", "price_in", "price_out", "estimate"):
+        for name in ("model", "count", "rate", "price_in", "price_out", "estimate"):
             if given[name] not in (None, False):
                 problems.add(f"--{name.replace('_', '-')} goes with --server")
     elif not given["model"]:
@@ -122,7 +124,7 @@ def _check_options(given: dict[str, Any]) -> None:
         problems.add("--wordnet has no use with --server")
     if given["noise_texts"] is not None and given["split_seed"] is not None:
         problems.add("the noise sentences come from --noise-texts or by --split-seed, not both")
-    if not 1 <= given["count"] <= 100:
+    if given["count"] is not None and not 1 <= given["count"] <= 100:
         problems.add(f"--count must be 1 to 100 (got {given['count']})")
     if given["rate"] is not None and not 0 < given["rate"] < float("inf"):
         problems.add(f"--rate must be a number of requests per minute above 0 (got {given['rate']:g})")
