@@ -48,6 +48,13 @@ def test_a_tilde_is_the_home_folder_in_front_of_a_slash_only(folder: Path, monke
     assert test[0].path == f"{folder}/~9.png"
 
 
+def test_empty_rows_and_paths_from_windows(folder: Path) -> None:
+    rows = [f"p/{i}.png,{'ab'[i % 2]}" for i in range(4)]
+    assert len(open_data(write(folder / "t.csv", "path,label", *rows, ",", " ,,,")).classes) == 2
+    message = refusal(write(folder / "t.csv", "path,label", *rows, r"p\5.png,a"))
+    assert message.endswith(r"p\5.png (line 6); folders are separated by / here")
+
+
 @pytest.mark.parametrize("header", ["filepath,class", "image,class_name", "file,label"])
 def test_column_names_and_own_split(folder: Path, header: str) -> None:
     rows = [f"p/{i}.png,{'ab'[i % 2]}" for i in range(10)]

@@ -50,6 +50,11 @@ def test_a_long_list_of_classes(cli: Cli, tmp_path: Path) -> None:
     assert list(load_bank(tmp_path / "b.json").main) == names
 
 
+def test_a_table_that_lists_classes_only(refused: Refused) -> None:
+    Path("classes.csv").write_text("cat\ndog\n")
+    assert "A list of class names is a text file (.txt) with one name per line." in refused("describe", "classes.csv")
+
+
 @pytest.mark.parametrize(("line", "words"), [
     ("describe a,b --server http://h/v1", "--server needs --model"),
     ("describe a,b --model m --rate 3", "--model goes with --server"),

@@ -89,7 +89,7 @@ def _guarded(source: Path | io.BytesIO | Image.Image, label: str) -> Image.Image
     except UnidentifiedImageError:
         raise BadImage(label, _unknown_format(label)) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
-        raise BadImage(label, f"a decompression bomb? {str(error).split(',')[0]}") from None
+        raise BadImage(label, f"a decompression bomb? {str(error).split(',')[0]}; make it smaller") from None
     except Exception as error:
         # Damaged files make Pillow's many decoders raise nearly anything: OSError, SyntaxError, struct.error, …
         raise BadImage(label, f"cannot be decoded ({error or type(error).__name__})") from error
@@ -104,7 +104,8 @@ def _unknown_format(label: str) -> str:
 def _upright_rgb(image: Image.Image, label: str) -> Image.Image:
     limit = Image.MAX_IMAGE_PIXELS
     if limit is not None and image.width * image.height > limit:  # Pillow only warns up to twice the limit
-        raise BadImage(label, f"a decompression bomb? {image.width} x {image.height} pixels, more than {limit} allowed")
+        size = f"{image.width} x {image.height} pixels, more than {limit} allowed"
+        raise BadImage(label, f"a decompression bomb? {size}; make it smaller")
     image.load()
     with contextlib.suppress(Exception):  # broken EXIF data says nothing about the pixels: they stay as they are stored
         if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # else Pillow would copy the picture

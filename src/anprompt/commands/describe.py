@@ -143,7 +143,12 @@ def class_names(classes: str, data_root: str | None) -> list[str]:
     path = Path(classes)
     is_list = os.path.isfile(classes) and path.suffix.lower() not in (*TABLE_SUFFIXES, ".json")
     if not is_list and (os.path.exists(classes) or "," not in classes):  # unlike pathlib's, also of a very long list
-        return list(dict.fromkeys(as_source(classes, data_root=data_root).classes))
+        try:
+            return list(dict.fromkeys(as_source(classes, data_root=data_root).classes))
+        except UserError as error:
+            if path.suffix.lower() not in TABLE_SUFFIXES or not path.is_file():
+                raise
+            raise UserError(f"{error}\nA list of class names is a text file (.txt) with one name per line.") from None
     if is_list:
         try:
             written = path.read_text(encoding="utf-8-sig").splitlines()

@@ -96,7 +96,8 @@ def _check_rows(file: Path, rows: list[Row], problems: Problems) -> dict[str, li
         shown = ", ".join(f"{row.path} (line {row.line})" for row in missing[:SHOWN_FILES])
         more = ", …" if len(missing) > SHOWN_FILES else ""
         many = "1 file does" if len(missing) == 1 else f"{len(missing)} files do"
-        problems.add(f"{many} not exist below {file.parent}: {shown}{more}")
+        hint = "; folders are separated by / here" if os.sep == "/" and any("\\" in row.path for row in missing) else ""
+        problems.add(f"{many} not exist below {file.parent}: {shown}{more}{hint}")
     return splits
 
 
@@ -155,8 +156,8 @@ def _read_csv(file: Path, text: str, problems: Problems) -> Iterator[Row]:
         name_at = header.index(_pick_column(file, "class", NAME_COLUMNS, header))
         split_at = header.index(SPLIT_COLUMN) if SPLIT_COLUMN in header else None
         for fields in reader:
-            if not fields:
-                continue  # a blank line
+            if not any(field.strip() for field in fields):
+                continue  # a blank line, or an empty row of a spreadsheet
             if len(fields) != len(header):
                 problems.add(f"line {reader.line_num}: {len(fields)} fields, but the header has {len(header)}")
                 continue
