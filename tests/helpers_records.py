@@ -19,7 +19,10 @@ Record = dict[str, Any]
 def record(
     protocol: str, method: str, target: str, target_subset: str, seed: int | None, accuracy: float, **changes: Any
 ) -> Record:
-    """One record. ``changes`` are entries of its configuration, or ``backbone``, ``weights``, ``differs``, … ."""
+    """One record. ``changes`` are entries of its configuration, or ``backbone``, ``weights``, ``differs``, … .
+
+    ``benchmarks``: which published data sets source and target are; left out, as in records that did not say so yet.
+    """
     config = {
         "protocol": protocol, "method": method, "recipe": f"{method}/{protocol}", "variant": {}, "ablation": None,
         "source": target, "subset": "all" if target_subset == "all" else "base", "shots": None if seed is None else 16,
@@ -29,11 +32,12 @@ def record(
     config |= {name: changes.pop(name) for name in list(changes) if name in config}
     backbone = {"source": changes.pop("backbone", PAPERS), "weights_sha256": changes.pop("weights", "a" * 64)}
     data = {"name": target, "own_split": changes.pop("own_split", False), "differs": changes.pop("differs", [])}
+    told = [{"benchmark": name} for name in changes.pop("benchmarks", ())] or [{}, {}]
     return {
         "record_version": 1, "kind": "bench", "config": config, "config_sha256": sha256_json(config),
         "created": "2026-11-24T10:00:00+00:00", "machine": {}, "backbone": backbone, "accuracy": accuracy,
-        "class_mean": accuracy, "images": 100, "per_class": {}, "decision": "cosine of both features", "data": data,
-        "fit": {}, "seconds": 1.0, **changes,
+        "class_mean": accuracy, "images": 100, "per_class": {}, "decision": "cosine of both features",
+        "data": {**data, **told[1]}, "fit": told[0], "seconds": 1.0, **changes,
     }  # fmt: skip
 
 

@@ -255,8 +255,8 @@ def test_what_an_evaluation_holds(fitted: PromptClassifier, photo_folder: Path, 
     assert {key: result[key] for key in expected} == expected
     source = open_data(photo_folder)
     assert result["data"] == {
-        "name": "photos", "subset": "all", "split": "test", "own_split": False, "unreadable": 0, "differs": [],
-        "sha256": source.content_hash(source.splits["test"]),
+        "name": "photos", "benchmark": None, "subset": "all", "split": "test", "own_split": False, "unreadable": 0,
+        "differs": [], "sha256": source.content_hash(source.splits["test"]),
     }  # fmt: skip
     assert result["decision"] == "0.7·ℓ_A + 0.3·ℓ_R"
     assert result["seconds"] > 0

@@ -55,6 +55,19 @@ def test_selection_and_comparison(results: Path, cli: Cli) -> None:
     assert "over 9 pairs (9 wins, 0 losses); sign test p = 0.0039" in " ".join(out.split())
 
 
+def test_own_data_called_like_a_published_set_have_no_values_of_the_paper(results: Path, cli: Cli) -> None:
+    own = halves("zero-shot", "flowers", None, 97, 98, benchmarks=(None, None))
+    write_records(results / "records" / "more", own)
+    own_row, *others = cli("table", "I", "--datasets", "flowers", "--json").document["rows"]
+    assert (own_row["data set"], own_row["base"]["mean"], others) == ("flowers (own data)", 97, [])
+    assert not [column for column in own_row if "paper" in column and own_row[column] is not None]
+    both = [*own, *halves("zero-shot", "oxford_flowers", None, 70, 75, benchmarks=("oxford_flowers",) * 2)]
+    write_records(results / "records" / "more", both)
+    rows = cli("table", "I", "--datasets", "flowers", "--json").document["rows"]
+    assert [row["data set"] for row in rows] == ["Flowers102"], "the published set first; (own data) names the other"
+    assert cli("table", "I", "--datasets", "flowers (own data),flowers").code == 0
+
+
 def test_json(results: Path, cli: Cli) -> None:
     document = cli("table", "I", "--compare", "anprompt,zero-shot", "--json").document
     assert document["name"] == "I"

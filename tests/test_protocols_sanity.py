@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,7 @@ def test_renderings_are_compared_on_all_classes() -> None:
     assert run.targets == (Target("imagenet", "all"), Target("imagenetv2", "all"))
     other = Asked("domain-generalisation", ["anprompt"], ["imagenetv2"], source="mine")
     assert zero_shot_runs(other, OPENAI, {**data, "mine": source("mine")}) == []
+    assert zero_shot_runs(asked, OPENAI, {**data, "imagenet": replace(source("imagenet"), benchmark=None)}) == []
 
 
 def test_up_to_a_point_is_fine(tmp_path: Path) -> None:
@@ -72,10 +74,11 @@ def test_a_benchmark_stops_before_training(
     cli: Cli, small_clip: Path, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    from anprompt.protocols import plan
+    from anprompt.protocols import execute, plan
 
     opened = plan.open_source
-    monkeypatch.setattr(plan, "open_source", lambda spec, root: _as_published(opened(spec, root)))
+    for module in (execute, plan):  # both by name: one that is imported later would keep this for other tests
+        monkeypatch.setattr(module, "open_source", lambda spec, root: _as_published(opened(spec, root)))
     monkeypatch.setattr("anprompt.protocols.sanity.is_papers_backbone", lambda source: True)
     line = ("bench", "--backbone", small_clip, "--datasets", photo_folder, "--methods", "anprompt", "--seeds", "1",
             "--recipe", "quick.yaml")  # fmt: skip
@@ -89,6 +92,4 @@ def test_a_benchmark_stops_before_training(
 
 
 def _as_published(data: DataSource) -> DataSource:
-    from dataclasses import replace
-
     return replace(data, benchmark="eurosat", differs=())

@@ -23,6 +23,29 @@ def test_a_record_becomes_a_result(tmp_path: Path) -> None:
     assert (result.differs, result.weights, result.variant) == (("Smaller.",), "a" * 64, {})
 
 
+NEITHER, BOTH = (None, None), ("oxford_flowers", "oxford_flowers")
+
+
+def test_data_called_like_a_published_set_are_not_taken_for_it(tmp_path: Path) -> None:
+    made = [record("few-shot", "coop", "flowers", "all", 1, 40, benchmarks=NEITHER),
+            record("few-shot", "coop", "oxford_flowers", "all", 1, 50, benchmarks=BOTH),
+            record("few-shot", "coop", "flowers", "all", 2, 60),
+            record("few-shot", "coop", "photos", "all", 1, 70, benchmarks=NEITHER)]  # fmt: skip
+    read = read_results(write_records(tmp_path, made))
+    assert {result.accuracy: (result.source, result.target) for result in read.results} == {
+        40: ("flowers (own data)",) * 2, 50: BOTH, 60: BOTH, 70: ("photos", "photos"),
+    }, "a record that does not say what its data are goes by their name"  # fmt: skip
+    assert read.notes == ()
+
+
+def test_own_data_and_a_published_set_of_one_name_are_two_evaluations(tmp_path: Path) -> None:
+    made = [record("few-shot", "coop", "dtd", "all", 1, 40 + i, benchmarks=who)
+            for i, who in enumerate([NEITHER, ("dtd", "dtd")])]  # fmt: skip
+    read = read_results(write_records(tmp_path, made))
+    assert sorted((result.target, result.accuracy) for result in read.results) == [("dtd", 41), ("dtd (own data)", 40)]
+    assert read.notes == ()
+
+
 def test_other_files_below_the_folder_are_left_alone(tmp_path: Path) -> None:
     folder = write_records(tmp_path, halves("coop", "dtd", 1, 80, 60))
     (folder / "records" / "fit.json").write_text('{"kind": "fit", "record_version": 1}')
@@ -67,6 +90,8 @@ BROKEN = {
     "protocol": {"config.protocol": "base2new"},
     "subset": {"config.target_subset": "old"},
     "seed": {"config.seed": "1"},
+    "benchmark": {"data.benchmark": 1},
+    "fit": {"fit": None},
 }
 
 

@@ -225,8 +225,8 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         method = self.facing(source).method_
         with caching(cache, method.backbone):
             found = answer(method, source, items, stop=self.bad_images == "stop", progress=progress, each=each)
-        data = {"name": source.name, "subset": subset, "split": split, "own_split": source.own_split,
-                **found.pop("data"), "differs": list(source.differs)}  # fmt: skip
+        data = {"name": source.name, "benchmark": source.benchmark, "subset": subset, "split": split,
+                "own_split": source.own_split, **found.pop("data"), "differs": list(source.differs)}  # fmt: skip
         return {**found, "data": data, "seconds": time.perf_counter() - began}
 
     def score(self, data: Any, labels: Sequence[Any] | None = None, sample_weight: Any = None) -> float:

@@ -108,6 +108,7 @@ def _facts(fit: dict[str, Any], folder: Path) -> dict[str, Any]:
     return {
         "images": fit["data"]["images"],
         "data_sha256": fit["data"]["sha256"],
+        "benchmark": fit["data"]["benchmark"],
         "parameters": fit["parameters"],
         "precision": fit["precision"],
         "seconds": fit["timings"]["train"],

@@ -10,9 +10,8 @@ from pathlib import Path
 from anprompt.data import DataSource
 from anprompt.errors import Problems
 from anprompt.protocols.declare import Asked, declare
-from anprompt.protocols.plan import label_of
 from anprompt.protocols.runs import Evaluation, Run
-from anprompt.results.paper import is_papers_backbone, paper_cells
+from anprompt.results.paper import PAPERS_SOURCE, is_papers_backbone, paper_cells
 
 TOLERANCE = 1.0  # points; rounding of pictures and numbers explains less
 METHOD = "zero-shot"
@@ -33,7 +32,7 @@ def zero_shot_runs(asked: Asked, backbone: str, sources: Mapping[str, DataSource
         return []
     published = [spec for spec, source in sources.items() if source.benchmark and not source.differs]
     if asked.protocol == "domain-generalisation":
-        if label_of(asked.source or "imagenet", sources[asked.source or "imagenet"]) != "imagenet":
+        if sources[asked.source or PAPERS_SOURCE].benchmark != PAPERS_SOURCE:
             return []
         asked = replace(asked, methods=[METHOD])
     else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,12 @@ from anprompt.results.record import RECORD_VERSION
 PROTOCOLS = ("base-to-new", "cross-dataset", "domain-generalisation", "few-shot", "ablation")
 SUBSETS = ("base", "new", "all")
 RECORDS = "records"  # the runner's folder below the results folder
+OWN = " (own data)"  # ends the name of the user's own data that are called like a published data set
 
 
 @dataclass(frozen=True)
 class Result:
-    """One evaluation, as its record tells it. Data sets that are benchmarks have the benchmark's name."""
+    """One evaluation, as its record tells it. Benchmarks, and only they, have the benchmark's name as data set."""
 
     path: Path
     created: datetime.datetime
@@ -77,10 +78,31 @@ def _choice(document: Any, name: str, allowed: Sequence[str]) -> str:
     return value
 
 
-def data_set_name(name: str) -> str:
-    """A benchmark's own name for any of its names; other data as the user calls them."""
+def data_set_name(name: str, *, own: bool = False) -> str:
+    """A benchmark's own name for any of its names; other data as the user calls them.
+
+    own: it is no benchmark, whatever its name; :data:`OWN` marks one that could be taken for one.
+    """
     benchmark = match_benchmark(name)
-    return name if benchmark is None else benchmark.name
+    if benchmark is None:
+        return name
+    return f"{name}{OWN}" if own else benchmark.name
+
+
+def meant(name: str, there: Collection[str]) -> str:
+    """Which data set among ``there`` a user calls ``name``: the published one, else their own of that name."""
+    published, own = data_set_name(name), data_set_name(name, own=True)
+    return own if own in there and published not in there else published
+
+
+def _name_in(record: Mapping[str, Any], name: str, part: str) -> str:
+    """The data set called ``name`` in a record, of which ``part`` says whether it is published.
+
+    Records that were written before they said so go by the name.
+    """
+    says = "benchmark" in _take({part: {}, **record}, part, dict)
+    own = says and _take(record, f"{part}.benchmark", str, type(None)) is None
+    return data_set_name(_take(record, name, str), own=own)
 
 
 def _result(path: Path, record: Mapping[str, Any]) -> Result:
@@ -102,6 +124,7 @@ def _result(path: Path, record: Mapping[str, Any]) -> Result:
     if protocol == "few-shot" and seed is not None and shots is None:
         raise _Damaged("'config.shots' is null although there is a seed")
     weights = _take(record, "backbone.weights_sha256", str)
+    source, target = _name_in(record, "config.source", "fit"), _name_in(record, "config.target", "data")
     unsettled = {name: value for name, value in config.items() if name != "settings"}
     return Result(
         path=path,
@@ -111,10 +134,10 @@ def _result(path: Path, record: Mapping[str, Any]) -> Result:
         recipe=_take(record, "config.recipe", str, none),
         variant=_take(record, "config.variant", dict),
         ablation=_take(record, "config.ablation", str, none),
-        source=data_set_name(_take(record, "config.source", str)),
+        source=source,
         shots=shots,
         seed=seed,
-        target=data_set_name(_take(record, "config.target", str)),
+        target=target,
         target_subset=_choice(record, "config.target_subset", SUBSETS),
         split=_take(record, "config.split", str),
         accuracy=accuracy,
@@ -122,7 +145,7 @@ def _result(path: Path, record: Mapping[str, Any]) -> Result:
         weights=weights,
         decision=_take(record, "decision", str),
         differs=tuple(differs),
-        identity=sha256_json([unsettled, weights]),
+        identity=sha256_json([{**unsettled, "source": source, "target": target}, weights]),
         held_out=_take(record, "images", int) if record["data"]["own_split"] and config["split"] == "test" else 0,
     )
 

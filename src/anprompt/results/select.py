@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from anprompt.errors import UserError, did_you_mean, unknown_name
-from anprompt.results.collect import PROTOCOLS, Result, data_set_name
+from anprompt.results.collect import PROTOCOLS, Result, meant
 from anprompt.results.grid import Scope, title_of
 from anprompt.results.paper import paper_tables
 
@@ -71,8 +71,8 @@ def select(
     for name in methods:
         if name not in known:
             raise unknown_name("method in these results:", name, known)
-    wanted = [data_set_name(name) for name in data_sets]
     there = sorted({result.target for result in chosen})
+    wanted = [meant(name, there) for name in data_sets]
     for name in wanted:
         if name not in there:
             raise unknown_name("data set in these results:", name, there)
@@ -119,7 +119,7 @@ def _one_backbone(results: Sequence[Result], backbone: str | None) -> list[Resul
 def _one_source(results: Sequence[Result], source: str | None) -> str:
     there = sorted({result.source for result in results})
     if source is not None:
-        name = data_set_name(source)
+        name = meant(source, there)
         if name not in there:
             raise unknown_name("source in these results:", source, there)
         return name
