@@ -171,10 +171,10 @@ def carry_out_with_bars(plan: Plan, setting: Bench, machines: Machines) -> Failu
             finished += 1
             for text in done.notes:
                 if text not in said:
-                    console.note(f"{task.run.title}: {text}")
+                    console.note(f"{task.title}: {text}")
                 said.add(text)
             scores = ", ".join(_score(record, task) for record in done.records.values())
-            console.note(f"done {finished}/{len(plan.tasks)}: {task.run.title}: {scores}")
+            console.note(f"done {finished}/{len(plan.tasks)}: {task.title}: {scores}")
             progress("runs", finished, len(plan.tasks), {})
 
         return carry_out(plan, setting, machines, report, progress)
@@ -200,7 +200,7 @@ def _say_estimate(plan: Plan, backbone: Backbone, setting: Bench, jobs: int, jso
 
         found = estimate(plan.tasks, plan.sources, backbone, setting.texts, jobs, setting.discard, timed)
     if json:
-        document = {**asdict(found), "done": len(plan.records), "runs_to_do": [task.run.title for task in plan.tasks]}
+        document = {**asdict(found), "done": len(plan.records), "runs_to_do": [task.title for task in plan.tasks]}
         console.print_json(document)
         return 0
     rows = [(name, f"{seconds / 60:,.1f}") for name, seconds in found.by_method.items()]

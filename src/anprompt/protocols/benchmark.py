@@ -44,7 +44,7 @@ class Failures:
         return bool(self.all)
 
     def add(self, task: Task, outcome: Outcome) -> None:
-        (self.wrong if outcome.wrong_input else self.faults).append(f"{task.run.title}: {outcome.error}")
+        (self.wrong if outcome.wrong_input else self.faults).append(f"{task.title}: {outcome.error}")
 
 
 def carry_out(

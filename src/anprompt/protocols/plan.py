@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -15,6 +14,7 @@ from anprompt.data import DataSource, open_data
 from anprompt.errors import Problems, UserError
 from anprompt.files import sha256_json
 from anprompt.protocols.declare import learns
+from anprompt.protocols.naming import labels_of, names_hash
 from anprompt.protocols.runs import Bench, Evaluation, Run, Target, Task, data_of
 from anprompt.settings import bank_for, benchmark_options
 from anprompt.text import DescriptionBank
@@ -100,10 +100,11 @@ def is_record(file: Path, sha256: str) -> bool:
 
 
 class _Known:
-    """Opened data and what is computed from them once: listings and texts."""
+    """Opened data and what is computed from them once: their names in records, listings and texts."""
 
     def __init__(self, sources: Mapping[str, DataSource], texts: str | None) -> None:
         self.sources = sources
+        self.labels = labels_of(sources)
         self.texts = texts
         self._listings: dict[tuple[str, str], str] = {}
         self._banks: dict[str, str] = {}
@@ -118,7 +119,7 @@ class _Known:
             source = self.sources[spec]
             own = source.benchmark is None and source.root is not None
             self._listings[spec, split] = (
-                source.content_hash(source.splits[split], keep=True) if own else _names(source, split)
+                source.content_hash(source.splits[split], keep=True) if own else names_hash(source, split)
             )
         return self._listings[spec, split]
 
@@ -128,19 +129,6 @@ class _Known:
             bank: DescriptionBank = bank_for(self.texts, self.sources[spec])
             self._banks[spec] = sha256_json(bank.to_json())
         return self._banks[spec]
-
-
-def _names(source: DataSource, split: str) -> str:
-    """SHA-256 over relative path, label and class of every photo of a split."""
-    total = hashlib.sha256()
-    for item in source.splits[split]:
-        total.update(json.dumps([source.relative(item), item.label, item.name]).encode())
-    return total.hexdigest()
-
-
-def label_of(spec: str, source: DataSource) -> str:
-    """What records call the data: the benchmark's name, or the specification without its folders."""
-    return source.benchmark or (spec if source.root is None else source.name)
 
 
 def _resolve(run: Run, known: _Known, weights_hash: str) -> Task:
@@ -164,7 +152,7 @@ def _resolve(run: Run, known: _Known, weights_hash: str) -> Task:
     }
     if learns(run.method):
         settings |= {"recipe": asdict(recipe), "train": known.listing(run.source, "train")}
-    label = label_of(run.source, source)
+    label = known.labels[run.source]
     evaluations = tuple(_evaluation(run, target, label, settings, known) for target in run.targets)
     # The estimator sees the conventions of published data again, so the run carries the final options.
     return Task(replace(run, preset=preset, options=training), label, {**settings, "options": training}, evaluations)
@@ -174,7 +162,7 @@ def _evaluation(run: Run, target: Target, source: str, settings: Mapping[str, An
     return Evaluation(target, {
         "protocol": run.protocol, "method": run.method, "recipe": run.recipe, "variant": dict(run.variant),
         "ablation": run.ablation, "source": source, "subset": run.subset, "shots": run.shots, "seed": run.seed,
-        "target": label_of(target.data, known.sources[target.data]), "target_subset": target.subset,
+        "target": known.labels[target.data], "target_subset": target.subset,
         "split": target.split,
         "settings": {
             **settings, "target": known.listing(target.data, target.split), "target_texts": known.bank(target.data),

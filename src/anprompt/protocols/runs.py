@@ -13,12 +13,7 @@ from anprompt.results.collect import PROTOCOLS
 if TYPE_CHECKING:
     from anprompt.training.capacity import Share
 
-__all__ = ["PROTOCOLS", "Bench", "Evaluation", "Run", "Target", "Task", "data_of", "short_name"]
-
-
-def short_name(spec: str) -> str:
-    """A specification of data without its folders: ``photos/birds`` -> ``birds``."""
-    return spec if ":" in spec else Path(spec).name
+__all__ = ["PROTOCOLS", "Bench", "Evaluation", "Run", "Target", "Task", "data_of"]
 
 
 @dataclass(frozen=True)
@@ -52,13 +47,6 @@ class Run:
     training: Mapping[str, Any] = field(default_factory=dict)
     variant: Mapping[str, Any] = field(default_factory=dict)
     ablation: str | None = None
-
-    @property
-    def title(self) -> str:
-        """In words, for people: ``eurosat, anprompt, 16 shots, seed 1``."""
-        varied = [f"{name} {value}" for name, value in self.variant.items()]
-        drawn = [] if self.seed is None else [f"{self.shots} shots", f"seed {self.seed}"]
-        return ", ".join([short_name(self.source), self.method, *varied, *drawn])
 
 
 @dataclass(frozen=True)
@@ -105,6 +93,14 @@ class Task:
         theirs = other.run.variant
         variant = {name: value for name, value in self.run.variant.items() if theirs.get(name, ...) == value}
         return replace(self, run=replace(self.run, variant=variant), evaluations=(*self.evaluations, *more))
+
+    @property
+    def title(self) -> str:
+        """In words, for people: ``eurosat, anprompt, 16 shots, seed 1``."""
+        r = self.run
+        varied = [f"{name} {value}" for name, value in r.variant.items()]
+        drawn = [] if r.seed is None else [f"{r.shots} shots", f"seed {r.seed}"]
+        return ", ".join([self.source, r.method, *varied, *drawn])
 
     @property
     def adapter(self) -> Path:
