@@ -8,8 +8,17 @@ from typing import Any
 
 import pytest
 
+from anprompt.clip.checkpoint import OPENAI_NAMES
 from anprompt.data.benchmarks import find_benchmark
-from anprompt.results.paper import eleven, paper_average, paper_cells, paper_tables
+from anprompt.results.paper import (
+    ALIAS,
+    HUB_ID,
+    eleven,
+    is_papers_backbone,
+    paper_average,
+    paper_cells,
+    paper_tables,
+)
 from helpers_records import Record, halves, read_back, record, rows_of, table_of
 from tools.paper_tables import build
 
@@ -130,10 +139,27 @@ def test_a_method_that_the_paper_lacks_has_no_value(tmp_path: Path) -> None:
     assert [column.key for column in table.columns] == ["seeds", "base", "new", "hm"]
 
 
-@pytest.mark.parametrize("backbone", ["openai/clip-vit-base-patch16", "/weights/ViT-B-16.pt"])
+NAMES = ("openai/clip-vit-base-patch16", "/weights/ViT-B-16.pt", "ViT-B-16.pt", "ViT-B/16",
+         "/models/clip-vit-base-patch16", "clip-vit-base-patch16")  # fmt: skip
+
+
+@pytest.mark.parametrize("backbone", NAMES)
 def test_the_papers_backbone_is_known_by_its_names(tmp_path: Path, backbone: str) -> None:
     table = table_of("I", read_back(tmp_path, ours(0, backbone=backbone)))
     assert not [note for note in table.notes if note.startswith(NOT)]
+
+
+def test_what_is_no_name_of_the_papers_backbone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert OPENAI_NAMES[ALIAS] == HUB_ID
+    others = ("miniature", "ViT-B/32", "ViT-L/14", "openai/clip-vit-base-patch32", "/models/ViT-B-32.pt", "16",
+              "our-ViT-B-16.pt", "/models/clip-vit-base-patch16-laion")  # fmt: skip
+    assert not [name for name in others if is_papers_backbone(name)]
+    monkeypatch.chdir(tmp_path)
+    local = "models/clip-vit-base-patch16"
+    assert not is_papers_backbone(local), "the hub's name of a model of somebody called models"
+    Path(local).mkdir(parents=True)
+    assert is_papers_backbone(local)
+    assert is_papers_backbone(f"./{local}/")
 
 
 @pytest.mark.parametrize(

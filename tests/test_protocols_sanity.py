@@ -38,7 +38,8 @@ def test_only_the_papers_backbone_and_published_data_are_compared() -> None:
     assert [(run.protocol, run.method, run.source, run.targets) for run in runs] == [
         ("base-to-new", "zero-shot", "dtd", (Target("dtd", "base"), Target("dtd", "new")))
     ]
-    assert zero_shot_runs(asked, "folder/ViT-B-16.pt", data) == runs
+    for name in ("folder/ViT-B-16.pt", "ViT-B/16", "/models/clip-vit-base-patch16"):
+        assert zero_shot_runs(asked, name, data) == runs
     assert zero_shot_runs(asked, "miniature", data) == []
     assert zero_shot_runs(asked, OPENAI, {"eurosat": data["eurosat"]}) == []
 

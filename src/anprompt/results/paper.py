@@ -13,8 +13,8 @@ from anprompt.results.metrics import harmonic_mean
 
 TABLES = Path(__file__).parents[1] / "assets" / "paper_tables.json"
 AVERAGE = "average"
-# Names of the paper's backbone, OpenAI's CLIP ViT-B/16: the hub id, and the end of a path to OpenAI's own file
-HUB_ID, OPENAI_FILE = "openai/clip-vit-base-patch16", "ViT-B-16.pt"
+# Names of the paper's backbone, OpenAI's CLIP ViT-B/16: the hub id and its short form, and OpenAI's own file
+HUB_ID, ALIAS, OPENAI_FILE = "openai/clip-vit-base-patch16", "ViT-B/16", "ViT-B-16.pt"
 LARGEST_EFFECT = "eurosat"  # averages are also shown without it: it alone decides many rankings
 PAPERS_SOURCE = "imagenet"  # of its transfers
 SHOTS = 16  # CoOp's set-up, which the paper follows in all tables; Figure 6 varies them
@@ -30,8 +30,14 @@ def paper_tables() -> dict[str, Any]:
 
 
 def is_papers_backbone(source: str) -> bool:
-    """Whether a backbone is known to be the one behind the paper's numbers."""
-    return source == HUB_ID or Path(source).name == OPENAI_FILE
+    """Whether a backbone is called like the one behind the paper's numbers: by a name of it, or by its folder or file.
+
+    source: as the user gives it, or as a record has it, without folders.
+    """
+    path = Path(source).expanduser()
+    if path.name == Path(HUB_ID).name:  # the hub's name of somebody else's model may end in the same way
+        return source == HUB_ID or path.is_absolute() or len(path.parts) != 2 or path.is_dir()
+    return source == ALIAS or path.name == OPENAI_FILE
 
 
 def eleven() -> set[str]:
