@@ -109,3 +109,15 @@ def test_a_published_set_keeps_its_name(tmp_path: Path, monkeypatch: pytest.Monk
     split.write_text(json.dumps({**lists, "train": lists["train"][1:]}))
     with pytest.raises(UserError, match=r"'disk/dtd' and 'copy/dtd' are both the published data set 'dtd' but hold"):
         labels("disk/dtd", "copy/dtd")
+
+
+def test_a_record_says_the_template_that_a_target_is_put_in(bench: Any, photo_folder: Path) -> None:
+    for name in ("oxford_pets", "eurosat"):
+        make_copy(Path("disk"), name)
+    transfer = ("--protocol", "cross-dataset", "--data-root", "disk", "--methods", "zero-shot,anprompt")
+    code, _, err = bench(f"{photo_folder},eurosat", "--source", "oxford_pets", *transfer)
+    assert code == 0, err
+    found = [(record["config"], record["template"]) for record in records().values()]
+    used = {(config["target"], config["settings"]["target_template"], template) for config, template in found}
+    pets, fields = "a photo of a {}, a type of pet.", "a centered satellite photo of {}."
+    assert used == {("oxford_pets", pets, pets), ("photos", pets, pets), ("eurosat", fields, fields)}

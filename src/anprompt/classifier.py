@@ -307,7 +307,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _elsewhere(self, source: DataSource | None) -> bool:
         """Whether ``source`` is a published data set other than that of the training."""
-        return source is not None and source.benchmark not in (None, self.about_.get("data", {}).get("benchmark"))
+        return source is not None and source.keeps_wording(self.about_.get("data", {}).get("benchmark"))
 
     def _wording(self, names: Sequence[str], source: DataSource | None) -> tuple[str, DescriptionBank]:
         """The template and the sentences that classes ``names`` of ``source`` are put in front of the prompts with."""

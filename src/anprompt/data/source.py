@@ -78,6 +78,10 @@ class DataSource:
         """The error for a split without photos: an accuracy of none would be no number."""
         return UserError(f"{self.name} has no {split} photos, so nothing can be tested on it.")
 
+    def keeps_wording(self, trained_on: str | None) -> bool:
+        """Whether classes are worded as here, not as in the training: in published data other than ``trained_on``."""
+        return self.benchmark not in (None, trained_on)
+
     def relative(self, item: Item) -> str:
         """Return the item's path relative to ``root``, with forward slashes: the same on every machine."""
         return item.path if self.root is None else Path(os.path.relpath(item.path, self.root)).as_posix()

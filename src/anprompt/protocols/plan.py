@@ -159,6 +159,8 @@ def _resolve(run: Run, known: _Known, weights_hash: str) -> Task:
 
 
 def _evaluation(run: Run, target: Target, source: str, settings: Mapping[str, Any], known: _Known) -> Evaluation:
+    data = known.sources[target.data]
+    template = data.template if data.keeps_wording(known.sources[run.source].benchmark) else settings["template"]
     return Evaluation(target, {
         "protocol": run.protocol, "method": run.method, "recipe": run.recipe, "variant": dict(run.variant),
         "ablation": run.ablation, "source": source, "subset": run.subset, "shots": run.shots, "seed": run.seed,
@@ -166,7 +168,7 @@ def _evaluation(run: Run, target: Target, source: str, settings: Mapping[str, An
         "split": target.split,
         "settings": {
             **settings, "target": known.listing(target.data, target.split), "target_texts": known.bank(target.data),
-            "target_template": known.sources[target.data].template,
+            "target_template": template,
         },
     })  # fmt: skip
 
