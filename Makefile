@@ -19,7 +19,7 @@ demo: $(STAMP)  ## zero-shot and ANPrompt on the packaged toy world; SEEDS=3 for
 	$(BIN)/anprompt demo --seeds $(SEEDS)
 
 test: $(STAMP)  ## everything but the slow tests; 'make test ARGS="-m slow"' runs those
-	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS)
 
 quality: $(STAMP)  ## style and types
 	$(BIN)/ruff check src tests tools benchmarks

@@ -103,7 +103,7 @@ def test_a_chunk_that_was_set_before_is_kept(many: Method) -> None:
 @pytest.mark.usefixtures("still")
 def test_where_chunks_cannot_help_it_is_refused_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = []
-    monkeypatch.setattr(memory, "_follow", lambda method, batch: (calls.append(batch), (0, GIB))[1])
+    monkeypatch.setattr(memory, "_follow", lambda method, batch, epoch: (calls.append(batch), (0, GIB))[1])
     method = shallow(backbone=random_backbone(vision_depth=4, text_depth=4).in_precision("bf16"))
     with pytest.raises(UserError) as error:
         plan_memory(method, 1, GIB)
