@@ -29,12 +29,14 @@ def test_other_data_without_splits_are_evaluated_whole(small_adapter: Path, copi
     assert (every.document["images"], every.err.count("note:")) == (16, 0)
 
 
-def test_zeroshot_takes_the_same_photos(small_clip: Path, copied: Path, photo_folder: Path, cli: Cli) -> None:
+def test_zeroshot_takes_the_photos_that_an_adapter_of_the_data_is_tested_on(
+    small_clip: Path, copied: Path, photo_folder: Path, cli: Cli
+) -> None:
     ran = cli("zeroshot", copied, "--backbone", small_clip)
-    assert "note: 'mine' has no splits, and nothing is trained: all of its 16 photos are evaluated." in ran.err
-    assert "16 of mine, split all, subset all" in ran.out
-    asked = cli("zeroshot", copied, "--backbone", small_clip, "--split", "test")
-    assert "4 of mine, split test, subset all, held out by anprompt" in asked.out
+    assert "note: 'mine' has no splits: 4 of 16 photos are held out and evaluated; --split all evaluates" in ran.err
+    assert "4 of mine, split test, subset all, held out by anprompt" in ran.out
+    asked = cli("zeroshot", copied, "--backbone", small_clip, "--split", "all")
+    assert "16 of mine, split all, subset all" in asked.out
     assert "note:" not in asked.err
     assert "16 of photos, split test" in cli("zeroshot", photo_folder, "--backbone", small_clip).out
 
@@ -127,7 +129,7 @@ def test_without_test_photos_there_is_no_accuracy(
     data = write_photos(tmp_path / "few", ["cat", "dog", "fox"], 1)
     line = {
         "evaluate": ["evaluate", small_adapter, data, "--split", "test"],
-        "zeroshot": ["zeroshot", data, "--backbone", small_clip, "--split", "test"],
+        "zeroshot": ["zeroshot", data, "--backbone", small_clip],
         "robustness": ["robustness", data, "--backbone", small_clip],
         "report": ["report", small_adapter, data, "--split", "test", "-o", tmp_path / "report.html"],
     }[command]

@@ -38,17 +38,6 @@ def split_to_use(source: DataSource, seen: Seen | None) -> str:
     return "test"
 
 
-def split_without_training(source: DataSource) -> str:
-    """The test split; all photos where the data have no splits."""
-    from anprompt.report import console
-
-    if not source.own_split or source.benchmark is not None:
-        return "test"
-    console.note(f"'{source.name}' has no splits, and nothing is trained: all of its {len(source.items('all'))} photos "
-                 "are evaluated.")  # fmt: skip
-    return "all"
-
-
 def trained_on(source: DataSource, split: str, subset: str, seen: Seen | None) -> str:
     """That the adapter has learnt from tested photos, where accuracy is to tell of others; empty if it has not."""
     if seen is None or split == "train" or source.benchmark is not None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Optional
 
 from anprompt.commands.lists import counted
-from anprompt.commands.tested import seen_by, split_to_use, split_without_training, trained_on
+from anprompt.commands.tested import seen_by, split_to_use, trained_on
 from anprompt.errors import Problems, UserError, nearest
 
 if TYPE_CHECKING:
@@ -302,7 +302,7 @@ def zeroshot(
         data: as for fit.
         backbone: as for fit.
         text: class features from one template, from several, or from descriptions; default: --texts if given.
-        split: train, val, test or all; default: test, or all where the data have no splits.
+        split: train, val, test or all; default: test.
         subset: all classes, the base half or the new half.
         texts: file with descriptions of the classes (JSON, YAML, CSV or TXT), or folder of such files.
         template: sentence with {} for the class name.
@@ -327,7 +327,7 @@ def zeroshot(
         raise UserError(f"--texts has no use with --text {text}: leave one of them out.")
     if text == "descriptions" and not bank_for(texts, source).main:
         raise UserError("--text descriptions needs --texts: the data bring no descriptions of their own.")
-    split = split or split_without_training(source)
+    split = split or split_to_use(source, None)  # the photos that an adapter of these data is tested on
     estimator = PromptClassifier(
         backbone, "zero-shot", subset=subset, texts=texts, template=template, options={"text": text},
         bad_images=bad_images, device=device, shots=1,
