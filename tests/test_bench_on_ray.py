@@ -41,6 +41,7 @@ def adapters(folder: str) -> dict[str, bytes]:
     return {path.parent.name: path.read_bytes() for path in Path(folder, "adapters").rglob("adapter.safetensors")}
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_a_cluster_gives_the_records_of_one_process_also_when_a_machine_is_lost(
     bench: Any, cluster: Any, tmp_path: Path

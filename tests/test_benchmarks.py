@@ -235,6 +235,7 @@ def read(path: Path) -> dict[str, Any]:
     return document
 
 
+@pytest.mark.slow
 def test_step_writes_times_ratios_operations_and_memory(results: dict[str, Path]) -> None:
     document = read(results["step"])
     (entry,) = document["entries"]
@@ -247,6 +248,7 @@ def test_step_writes_times_ratios_operations_and_memory(results: dict[str, Path]
         assert document["peak"][side] > 0
 
 
+@pytest.mark.slow
 def test_evaluate_times_all_sides_on_the_same_features(results: dict[str, Path]) -> None:
     document = read(results["evaluate"])
     images = document["entries"][0]
@@ -257,12 +259,14 @@ def test_evaluate_times_all_sides_on_the_same_features(results: dict[str, Path])
     assert {e["precision"] for e in document["entries"] if e["what"] == "text"} == {"fp32", "bf16"}
 
 
+@pytest.mark.slow
 def test_decode_measures_given_files_and_drawn_ones(results: dict[str, Path]) -> None:
     entries = {entry["group"]: entry for entry in read(results["decode"])["entries"]}
     assert {name: entry["files"] for name, entry in entries.items()} == {"photos": 2, "drawn 64x48": 1}
     assert all(entry["largest_difference"] <= 3 for entry in entries.values())
 
 
+@pytest.mark.slow
 def test_results_name_no_place_on_the_machine(results: dict[str, Path]) -> None:
     for path in results.values():
         text = path.read_text("utf-8")
@@ -271,6 +275,7 @@ def test_results_name_no_place_on_the_machine(results: dict[str, Path]) -> None:
         assert "processor" in read(path)["machine"]
 
 
+@pytest.mark.slow
 def test_resuming_keeps_what_was_measured(results: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
     before = read(results["decode"])
     arguments = ["--quick", "--count", "1", "--files", str(results["decode"].parent / "photos"), "--resume"]
@@ -284,6 +289,7 @@ def test_resuming_keeps_what_was_measured(results: dict[str, Path], capsys: pyte
     assert "drawn 64x48" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_plot_draws_every_panel(results: dict[str, Path], tmp_path: Path) -> None:
     out = tmp_path / "speed.png"
     plot.main([*map(str, results.values()), "--out", str(out)])

@@ -329,6 +329,7 @@ def test_a_full_disk_while_saving(
     assert "No space left" in refused("predict", small_adapter, photo_folder, "--csv", "answers.csv")
 
 
+@pytest.mark.slow
 def test_a_real_limit_of_the_system_in_training(small_clip: Path, photo_folder: Path, tmp_path: Path) -> None:
     """Files may have 20 kB only: the first training state does not fit."""
     limit = "import resource; resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))"

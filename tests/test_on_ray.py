@@ -67,6 +67,7 @@ def test_outcomes_equal_those_of_this_process_and_only_a_few_tasks_are_handed_ov
     assert "INFO" not in err
 
 
+@pytest.mark.slow
 def test_a_worker_that_dies_costs_a_second_try_and_at_last_a_sentence(execute: Any, tmp_path: Path) -> None:
     deaths = [("once", 1, signal.SIGKILL), ("always", 99, 0), ("told to stop", 1, -1), ("never", 0, 0)]
     tasks = [(name, tmp_path, times, number) for name, times, number in deaths]

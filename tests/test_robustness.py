@@ -293,7 +293,8 @@ def test_noises_are_parsed() -> None:
 
 @pytest.mark.real
 @pytest.mark.parametrize(("folder", "main", "noise_file"), [
-    ("eurosat", "eurosat_prompt", "EuroSAT"), ("caltech-101", "caltech_prompt", "Caltech101"),
+    ("eurosat", "eurosat_prompt", "EuroSAT"),
+    pytest.param("caltech-101", "caltech_prompt", "Caltech101", marks=pytest.mark.slow),
 ])  # fmt: skip
 def test_weak_noise_is_a_hundred_times_weaker(
     real: Path, folder: str, main: str, noise_file: str, cli: Cli, tmp_path: Path
