@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from PIL import Image
@@ -87,3 +88,18 @@ def test_demo_writes_over_its_own_files_only(tmp_path: Path, cli: Cli) -> None:
     assert code == 0
     assert json.loads(out) == json.loads((tmp_path / "demo.json").read_text())
     assert is_figure(tmp_path / "predictions.png")
+
+
+def test_a_demo_that_was_stopped_can_be_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fit = PromptClassifier.fit
+
+    def stopped(self: PromptClassifier, *args: Any, **kwargs: Any) -> Any:
+        if self.random_state == 2:
+            raise KeyboardInterrupt
+        return fit(self, *args, **kwargs)
+
+    monkeypatch.setattr(PromptClassifier, "fit", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        demo.run_demo(tmp_path, [1, 2])
+    monkeypatch.setattr(PromptClassifier, "fit", fit)
+    assert demo.run_demo(tmp_path, [1])["adapter_bytes"] > 0
