@@ -166,6 +166,7 @@ def test_an_ablation_names_its_variants(bench: Any) -> None:
     assert {config["ablation"] for config in found} == {"mine"}
 
 
+@pytest.mark.slow
 def test_what_only_decides_is_trained_once(bench: Any) -> None:
     ablation = ("--protocol", "ablation", "--methods", "anprompt", "--ablation", "VIII")
     code, _, err = bench(*ablation, "--vary.theta", "0.1,1.0")

@@ -227,7 +227,7 @@ def test_faults_of_ours_are_not_hidden(fault: Exception, monkeypatch: pytest.Mon
 
 
 @pytest.mark.parametrize("buffered", [True, False])
-@pytest.mark.parametrize("line", [["--help"], ["methods", "--json"]])
+@pytest.mark.parametrize("line", [["--help"], ["methods", "coop", "--json"]])
 def test_a_reader_that_goes_away_is_no_error(line: list[str], buffered: bool) -> None:
     """Unbuffered, writing fails; buffered, a short output fails only at the end."""
     environment = {**os.environ, "PYTHONUNBUFFERED": "" if buffered else "1"}

@@ -55,6 +55,7 @@ class CommandLine:
         return sha256_file(self.out / "adapter.safetensors"), json.dumps(rows)
 
 
+@pytest.mark.slow
 def test_killed_and_interrupted_fits_resume_to_the_same_bytes(
     small_clip: Path, photo_folder: Path, tmp_path: Path
 ) -> None:

@@ -297,6 +297,7 @@ def test_classifiers_in_another_precision_on_the_same_backbone_change_nothing(
     assert view.method_.backbone is shared
 
 
+@pytest.mark.slow
 def test_an_adapter_trained_in_bf16_answers_alike_in_fp32(tmp_path: Path) -> None:
     source = open_data("toyworld:night")
     recipe = {"epochs": 1, "batch": 8, "precision": "bf16"}  # few: without bf16 products each takes half a second

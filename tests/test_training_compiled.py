@@ -42,6 +42,7 @@ def traced(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return graphs
 
 
+@pytest.mark.slow
 def test_compiled_blocks_train_the_same_and_are_plain_again_afterwards(monkeypatch: pytest.MonkeyPatch) -> None:
     plain = new_method(backbone=one_block(), layers="last-1")
     train(plain, pictures(8), short_recipe(epochs=1), seed=1)
