@@ -24,6 +24,7 @@ from anprompt.clip.precision import PRECISIONS, Choice, precision_of_adapter
 from anprompt.errors import UserError, did_you_mean, unknown_name
 from anprompt.files import atomic_paths, check_writable, expanded, remove_parts, sha256_file, sha256_json, to_json
 from anprompt.methods import Method
+from anprompt.outputs import is_marked
 from anprompt.settings import note
 from anprompt.text import DescriptionBank
 
@@ -50,11 +51,9 @@ def round_to_storage(method: Method, dtype: str) -> None:
         parameter.copy_(rounded)
 
 
-def check_card(folder: Path) -> None:
-    """Raise :class:`UserError` where an adapter's README.md would replace one that is not an adapter's."""
-    card = folder / CARD
-    if card.is_file() and CARD_SAYS not in card.read_text(encoding="utf-8", errors="replace"):
-        raise UserError(f"'{card}' is there already and is none that anprompt wrote: name another folder.")
+def is_card(file: Path) -> bool:
+    """Whether a README.md is an adapter's."""
+    return is_marked(file, CARD_SAYS)
 
 
 def save_adapter(folder: Path, method: Method, about: Mapping[str, Any]) -> None:
@@ -67,7 +66,8 @@ def save_adapter(folder: Path, method: Method, about: Mapping[str, Any]) -> None
     that was there is then as it was.
     """
     check_writable(folder)
-    check_card(folder)
+    if (card := folder / CARD).exists() and not is_card(card):
+        raise UserError(f"'{card}' is there already and is none that anprompt wrote: name another folder.")
     paths = folder / TENSORS, folder / DOCUMENT, folder / CARD
     remove_parts(*paths)
     baked = method.baked is not None

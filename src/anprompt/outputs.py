@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,24 +25,39 @@ def is_figure(file: Path) -> bool:
     return any(sign in start for sign in SIGNS)
 
 
+def is_marked(file: Path, mark: str) -> bool:
+    """Whether ``file`` is a text with ``mark``, by which outputs of its kind are known."""
+    try:
+        return mark in file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return False
+
+
 def is_record(file: Path) -> bool:
     """Whether ``file`` is a record of a run."""
     from anprompt.results.record import RECORD_KEY
 
-    try:
-        return RECORD_KEY in file.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return False
+    return is_marked(file, RECORD_KEY)
 
 
 def check_outputs(
     folder: Path, figures: Iterable[str], record: str | None = None, inputs: Iterable[Path] = (), option: str = "--out"
 ) -> None:
-    """:class:`UserError` where files in ``folder`` would be lost that no earlier run has written, or that are read."""
+    """:func:`check_foreign` for ``figures`` and a ``record``."""
+    wanted: dict[str, Callable[[Path], bool]] = dict.fromkeys(figures, is_figure)
+    check_foreign(folder, wanted if record is None else {**wanted, record: is_record}, inputs, option)
+
+
+def check_foreign(
+    folder: Path, wanted: Mapping[str, Callable[[Path], bool]], inputs: Iterable[Path] = (), option: str = "--out"
+) -> None:
+    """:class:`UserError` where files in ``folder`` would be lost that no earlier run has written, or that are read.
+
+    wanted: by the name of each file that will be written, whether a file of that name is an earlier run's.
+    """
     problems = Problems(f"'{folder}' holds files of yours that would be replaced; give another {option}:")
     read = {path.resolve() for path in inputs}
-    wanted: list[tuple[str, Callable[[Path], bool]]] = [(name, is_figure) for name in figures]
-    for name, is_ours in [*wanted, *([(record, is_record)] if record is not None else [])]:
+    for name, is_ours in wanted.items():
         file = folder / name
         if os.path.exists(file) and (file.resolve() in read or not is_ours(file)):
             problems.add(name)

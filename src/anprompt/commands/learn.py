@@ -6,7 +6,7 @@ import shlex
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal, Optional
 
-from anprompt.errors import Problems, UserError
+from anprompt.errors import UserError
 
 if TYPE_CHECKING:
     from anprompt.data import DataSource
@@ -163,18 +163,11 @@ def fit(
 
 def _check_foreign(folder: Path) -> None:
     """Refuse a folder with files that the run would replace and that no earlier run has written."""
-    from anprompt.adapter import CARD, CARD_SAYS
-    from anprompt.results.record import RECORD_KEY
+    from anprompt.adapter import CARD, is_card
+    from anprompt.outputs import check_foreign, is_marked, is_record
 
-    problems = Problems(f"'{folder}' holds files of yours that would be replaced; give another --out:")
-    for name, mark in ((CONFIG, CONFIG_HEADING.partition("\n")[0]), (RECORD, RECORD_KEY), (CARD, CARD_SAYS)):
-        file = folder / name
-        try:
-            if file.exists() and mark not in file.read_text(encoding="utf-8"):
-                problems.add(name)
-        except (OSError, UnicodeDecodeError):
-            problems.add(name)
-    problems.raise_if_any()
+    heading = CONFIG_HEADING.partition("\n")[0]
+    check_foreign(folder, {CONFIG: lambda file: is_marked(file, heading), RECORD: is_record, CARD: is_card})
 
 
 def _check_apart(folder: Path, data: str, source: DataSource) -> None:
