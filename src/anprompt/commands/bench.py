@@ -69,7 +69,7 @@ def bench(
         texts: file with descriptions of the classes (JSON, YAML, CSV or TXT), or folder of such files.
         out: folder for records and adapters.
         jobs: runs at the same time on this machine, each in a process of its own.
-        threads: processor cores of one run; default: all, shared by the jobs.
+        threads: processor cores of one run; default: all, shared by the jobs, and one on Ray.
         executor: this machine, or a Ray cluster.
         address: of the Ray cluster, host:port or ray://host:port; auto: the one that this machine belongs to.
         gpus: GPUs of one run on the cluster, e.g. 1 or 0.5; default: 1 with --device cuda, else 0.
