@@ -176,6 +176,19 @@ def test_bad_images_stop_or_are_skipped_in_use(
     assert notes.read_text() == "mine"
 
 
+def test_a_photo_that_is_not_there_costs_no_evaluation(
+    damaged: Path, small_adapter: Path, refused: Refused, tmp_path: Path
+) -> None:
+    shutil.copytree(damaged, tmp_path / "photos")
+    (tmp_path / "photos" / "test" / "dog" / "gone.png").symlink_to(tmp_path / "nowhere.png")
+    code, out, err = refused.cli("evaluate", small_adapter, tmp_path / "photos", "--bad-images", "skip", "--json")
+    assert code == 0
+    assert "gone.png" in err
+    assert json.loads(out)["images"] == 8
+    whole = refused.cli("evaluate", small_adapter, damaged, "--bad-images", "skip", "--json")[1]
+    assert json.loads(out)["data"]["sha256"] == json.loads(whole)["data"]["sha256"], "of the photos that were read"
+
+
 def test_bad_images_are_listed_by_check(damaged: Path, cli: Cli) -> None:
     code, out, _ = cli("check", damaged)
     assert code == 2

@@ -7,8 +7,9 @@ import os
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from anprompt.data import digests
+from anprompt.data import digests, open_data
 from anprompt.data.digests import Digest, digest, kept_digests
 from anprompt.errors import UserError
 from anprompt.files import sha256_file
@@ -122,3 +123,14 @@ def test_a_file_that_is_gone_is_an_error(root: Path) -> None:
     (root / "1.jpg").unlink()
     with pytest.raises(UserError, match=r"Cannot read .*1\.jpg: No such file"):
         list(kept_digests(root, [str(root / "1.jpg")]))
+
+
+def test_the_hash_of_data_keeps_what_it_read(tmp_path: Path, read: list[str]) -> None:
+    for name in ("a/1.png", "a/2.png", "b/1.png", "b/2.png"):
+        (tmp_path / "photos" / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (4, 4), (0, 0, ord(name[0]) + int(name[2]))).save(tmp_path / "photos" / name)
+    source = open_data(tmp_path / "photos")
+    first = source.content_hash(source.items("all"), keep=True)
+    assert len(read) == 4
+    assert source.content_hash(source.items("all"), keep=True) == first
+    assert len(read) == 4, "nothing was read again"

@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from anprompt.clip import load_backbone
 from anprompt.clip.cache import MARK as CACHE
 from anprompt.data import DataSource, open_data
+from anprompt.errors import UserError
 from helpers_data import refusal
 
 
@@ -125,8 +127,17 @@ def test_what_anprompt_wrote_is_no_class(tmp_path: Path, written: str, above: st
     before = open_data(tmp_path)
     output = tmp_path / above / "new class" / written
     output.parent.mkdir(parents=True)
-    output.write_text("{}")
+    output.write_text('{"format": "anprompt-adapter"}' if output.name == "adapter.json" else '{"record_version": 1}')
     put(tmp_path / above / "new class", "figure.png")
+    assert open_data(tmp_path) == before
+
+
+@pytest.mark.parametrize("name", ["record.json", "adapter.json", "explain.json", "records/p/m/run.json"])
+def test_a_class_may_hold_files_that_are_called_like_ours(tmp_path: Path, name: str) -> None:
+    put(tmp_path, "cat/1.png", "cat/2.png", "dog/1.png", "dog/2.png")
+    before = open_data(tmp_path)
+    (tmp_path / "cat" / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / "cat" / name).write_text('{"camera": "x", "exposure": 0.01}')
     assert open_data(tmp_path) == before
 
 
@@ -187,6 +198,15 @@ def test_empty_folder_and_folder_of_pictures(tmp_path: Path) -> None:
     message = refusal(tmp_path / "flat")
     assert "holds 2 pictures but no class folders" in message
     assert "\n" not in message
+
+
+def test_a_path_of_which_nothing_exists_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As on a drive of Windows that is not there, above which nothing is."""
+    monkeypatch.setattr("os.path.exists", lambda path: False)
+    monkeypatch.setattr(Path, "is_dir", lambda path: False)
+    assert "There is no 'nowhere' in" in refusal(Path("/nowhere/photos"))
+    with pytest.raises(UserError, match=r"Backbone '/nowhere/clip': no such file or folder\.$"):
+        load_backbone("/nowhere/clip")
 
 
 def test_missing_path_names_the_nearest_sibling(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def answer(
     return {
         **evaluate_predictions(truth, guesses, source.classes),
         "classes": list(source.classes),
-        "data": {"sha256": source.content_hash(items, keep=True), "unreadable": len(bad)},
+        "data": {"sha256": source.content_hash([row["item"] for row in rows], keep=True), "unreadable": len(bad)},
         "decision": method.decision(),
         "template": method.template,
         "predictions": rows,

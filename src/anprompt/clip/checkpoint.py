@@ -146,7 +146,9 @@ def _looks_like_path(name: str | Path) -> bool:
 
 def _existing_part(path: Path) -> str:
     """What exists of a missing path, with the nearest name there."""
-    parent = next(p for p in path.absolute().parents if p.is_dir())
+    parent = next((p for p in path.absolute().parents if p.is_dir()), None)
+    if parent is None:  # a drive that is not there
+        return "."
     wanted = path.absolute().relative_to(parent).parts[0]
     return f"; '{parent}' exists but has no '{wanted}'.{did_you_mean(wanted, os.listdir(parent))}"
 

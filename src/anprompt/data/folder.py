@@ -14,6 +14,7 @@ from anprompt.data.assemble import (
 from anprompt.data.listing import is_visible, list_files
 from anprompt.data.source import DataSource
 from anprompt.errors import Problems, UserError
+from anprompt.outputs import is_marked, is_record
 from anprompt.pictures import is_image_name
 
 # Files and folders by which anprompt's own output is known. People run it in the folder of their photos.
@@ -75,7 +76,14 @@ def _visible_folders(folder: Path) -> list[Path]:
 
 def _is_output(folder: Path) -> bool:
     """Whether anprompt wrote ``folder``: an adapter, a run or benchmark (also interrupted), a study, a cache."""
-    return any(any(folder.glob(pattern)) for pattern in OUTPUTS)
+    return any(_is_ours(file) for pattern in OUTPUTS for file in folder.glob(pattern))
+
+
+def _is_ours(file: Path) -> bool:
+    """Whether a file of that name is ours: a camera may well write ``record.json`` beside the pictures of a class."""
+    if file.name == "adapter.json":
+        return is_marked(file, '"anprompt-adapter"')
+    return file.suffix != ".json" or file.name == "anprompt-cache.json" or is_record(file)
 
 
 def _refuse_unknown_splits(root: Path, folders: list[Path]) -> None:

@@ -118,7 +118,7 @@ def _choose_split_file(root: Path, found: list[Path]) -> Path:
 def _missing(path: Path) -> UserError:
     """Name the part of the path that is not there, and the nearest name that is."""
     parent, name = path.parent, path.name
-    while not os.path.exists(parent):
+    while not os.path.exists(parent) and parent != parent.parent:  # a drive that is not there has nothing above it
         parent, name = parent.parent, parent.name
     siblings = sorted(sibling.name for sibling in parent.iterdir()) if parent.is_dir() else []
     wanted = "" if name == str(path) else f" (wanted: {path})"

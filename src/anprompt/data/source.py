@@ -83,8 +83,13 @@ class DataSource:
         return self.benchmark not in (None, trained_on)
 
     def relative(self, item: Item) -> str:
-        """Return the item's path relative to ``root``, with forward slashes: the same on every machine."""
-        return item.path if self.root is None else Path(os.path.relpath(item.path, self.root)).as_posix()
+        """Return the item's path relative to ``root`` (on Windows whole if on another drive), with forward slashes."""
+        if self.root is None:
+            return item.path
+        try:
+            return Path(os.path.relpath(item.path, self.root)).as_posix()
+        except ValueError:  # on another drive of Windows, from which no path leads here
+            return Path(item.path).as_posix()
 
     def subset(self, which: str) -> DataSource:
         """Return the ``"all"``, ``"base"`` or ``"new"`` classes as a source of their own, relabelled from 0.
@@ -143,7 +148,8 @@ class DataSource:
         if self.root is not None:
             paths = [item.path for item in items]
             digests = kept_digests(self.root, paths) if keep else map(digest, paths)
-        for item, held in zip(items, digests, strict=False):
+        # digests first: only when asked for one more than there are do they write down what they found
+        for held, item in zip(digests, items, strict=False):
             path = self.relative(item) if self.held is None else f"{item.path}:{self.held(item)}"
             total.update(json.dumps([path, item.name, *held]).encode() + b"\n")
         return total.hexdigest()

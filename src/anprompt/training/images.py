@@ -31,7 +31,7 @@ class TrainingImages:
         return len(self.images)
 
     def plain(self, rows: Sequence[int], transform: ImageTransform) -> Tensor:
-        """These photos as at prediction: normalised pixels ``(len(rows), 3, H, W)``."""
+        """These photos whole, as at prediction (large ones were shrunk when read): pixels ``(len(rows), 3, H, W)``."""
         return transform([self.images[row].permute(1, 2, 0).numpy() for row in rows])
 
 
