@@ -92,13 +92,14 @@ def test_published_data_have_their_own_recipe() -> None:
 
 def test_everything_wrong_is_said_at_once() -> None:
     message = refused(
-        Asked("base-to-new", ["anpromt", "zero-shot", "zero-shot"], ["dtd", "dtd"], "imagenet", [1, -1], [0],
+        Asked("base-to-new", ["anpromt", "zero-shot", "zero-shot"], ["dtd", "dtd"], "imagenet", [1, -1, 2**32], [0],
               vary={"alpha": [1]})
     )  # fmt: skip
     for part in (
         "Did you mean 'anprompt'?", "the method 'zero-shot' is there twice", "the data set 'dtd' is there twice",
         "a source belongs to cross-dataset", "seeds must be whole numbers of at least 0 (got -1)",
-        "shots must be whole numbers of at least 1 (got 0)", "only an ablation varies options",
+        "seeds must be at most 4294967295 (got 4294967296)", "shots must be whole numbers of at least 1 (got 0)",
+        "only an ablation varies options",
     ):  # fmt: skip
         assert part in message
 

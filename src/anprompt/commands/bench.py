@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Optional
 
 from anprompt.commands.lists import cores_each, names_in, numbers_in
+from anprompt.commands.packaged import backbone_for
 from anprompt.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def bench(
     recipe: str = "published",
     vary: Values = None,
     ablation: str | None = None,
-    backbone: str = "miniature",
+    backbone: str | None = None,
     data_root: str | None = None,
     texts: str | None = None,
     out: str = "results",
@@ -64,7 +65,7 @@ def bench(
             photos; not for base-to-new), or a YAML file; 'anprompt recipes' lists them with their protocols.
         vary: values for an ablation, e.g. --vary.alpha 0.001,0.01 or --vary.recipe.lr 0.001,0.01; all combinations run.
         ablation: what tables call the ablation, e.g. VI for the paper's; default: the names of what is varied.
-        backbone: 'miniature', a hub id, a folder, or an OpenAI .pt file.
+        backbone: as for fit.
         data_root: folder that holds the benchmark data sets.
         texts: file with descriptions of the classes (JSON, YAML, CSV or TXT), or folder of such files.
         out: folder for records and adapters.
@@ -106,9 +107,10 @@ def bench(
         protocol, names_in(methods), names_in(datasets), source, numbers_in("seeds", seeds),
         numbers_in("shots", shots), recipe, varied, ablation or " × ".join(varied) or None,
     )  # fmt: skip
-    setting = Bench(backbone, out, data_root, texts, device, cache, cache_limit, discard, cores)
     runs = declare(asked, partial(opened_benchmark, data_root=data_root))
     check_writable(Path(out))
+    backbone = backbone_for(backbone, names_in(datasets) or ["all published"])
+    setting = Bench(backbone, out, data_root, texts, device, cache, cache_limit, discard, cores)
     loaded = backbone_of(backbone, device)
     plan = make_plan(runs, setting, loaded.weights_hash)
     first = make_plan(zero_shot_runs(asked, loaded.source, plan.sources), setting, loaded.weights_hash)

@@ -19,7 +19,7 @@ def compare(
     shots: int = 16,
     seeds: str = "1,2,3",
     recipe: str = "matched",
-    backbone: str = "miniature",
+    backbone: str | None = None,
     texts: str | None = None,
     data_root: str | None = None,
     out: str = "compare",
@@ -39,7 +39,7 @@ def compare(
         shots: photos drawn per class.
         seeds: separated by commas; six or more are needed to tell methods apart with any confidence.
         recipe: 'matched' (one budget for all), 'published' (each method's own), or a YAML file.
-        backbone: 'miniature', a hub id, a folder, or an OpenAI .pt file.
+        backbone: as for fit.
         texts: file with descriptions of the classes (JSON, YAML, CSV or TXT), or folder of such files.
         data_root: folder that holds the benchmark data sets.
         out: folder for records and adapters.
@@ -57,6 +57,7 @@ def compare(
     from anprompt import methods as known
     from anprompt.commands.bench import carry_out_with_bars, say_failures
     from anprompt.commands.lists import cores_each, counted, names_in, numbers_in
+    from anprompt.commands.packaged import backbone_for
     from anprompt.files import check_writable
     from anprompt.protocols import Asked, Bench, declare
     from anprompt.protocols.benchmark import Machines
@@ -68,7 +69,6 @@ def compare(
     cores = cores_each(jobs, threads)
     entered = names_in(methods)
     open_methods = [name for name in entered if known.find(name).supports_new_classes]
-    setting = Bench(backbone, out, data_root, texts, device, threads=cores)
     benchmark_of = partial(opened_benchmark, data_root=data_root)
     drawn = numbers_in("seeds", seeds)
     runs = declare(Asked("few-shot", entered, [data], None, drawn, [shots], recipe), benchmark_of)
@@ -76,6 +76,8 @@ def compare(
     if halves:
         runs += declare(Asked("base-to-new", open_methods, [data], None, drawn, [shots], recipe), benchmark_of)
     check_writable(Path(out))
+    backbone = backbone_for(backbone, [data])
+    setting = Bench(backbone, out, data_root, texts, device, threads=cores)
     plan = make_plan(runs, setting, backbone_of(backbone, device).weights_hash)
     failures = carry_out_with_bars(plan, setting, Machines(jobs=jobs))
     files = [Path(out) / evaluation.file for evaluation in plan.evaluations]

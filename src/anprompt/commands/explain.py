@@ -9,6 +9,7 @@ from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from anprompt.commands.packaged import MINIATURE, backbone_for
 from anprompt.commands.use import class_list
 from anprompt.errors import Problems, UserError, did_you_mean
 
@@ -107,7 +108,7 @@ def explain(
     check_outputs(Path(out), [f"{name}.{kind}" for name in figures for kind in FORMATS], RECORD, paths)
     names = _names(adapter, class_list(classes, classes_file), backbone, text, chosen is not None)
     _check_classes(names, class_, against, text)
-    where = backbone or (None if adapter is not None else "miniature")
+    where = None if adapter is not None and backbone is None else backbone_for(backbone, list(map(str, paths)))
     frozen = None if where is None else load_backbone(where).to(find_device(device))
     methods, words = _methods(adapter, frozen, names, template, device)
     pictures = _read(list(zip(paths, figures, strict=True)), methods[-1][1].backbone, bad_images)
@@ -175,7 +176,7 @@ def _names(
             raise UserError(f"'{adapter}' is baked: it keeps class vectors instead of sentences, so noise in the "
                             "wording cannot be shown; --noise none leaves it out.")  # fmt: skip
         return given or [name for block in document["class_blocks"] for name in block["names"]]
-    if given is None and backbone in (None, "miniature"):
+    if given is None and backbone in (None, MINIATURE):
         return list(class_names("shapes"))
     if given is None and text is None:
         raise UserError(f"Nothing says between which classes '{backbone}' chooses: give --classes, --classes-file, "

@@ -6,6 +6,7 @@ import shlex
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, Literal, Optional
 
+from anprompt.commands.packaged import MINIATURE, backbone_for
 from anprompt.errors import UserError
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ CONFIG_HEADING = """\
 def fit(
     data: str,
     out: str = "adapter",
-    backbone: str = "miniature",
+    backbone: str | None = None,
     method: str = "anprompt",
     preset: str | None = None,
     shots: int = 16,
@@ -52,7 +53,7 @@ def fit(
     Args:
         data: folder with one sub-folder per class, CSV/JSONL file, CoOp-layout folder, toyworld[:domain], or benchmark.
         out: folder for the adapter, the record, the log and the resolved configuration.
-        backbone: 'miniature', a hub id such as openai/clip-vit-base-patch16, a folder, or an OpenAI .pt file.
+        backbone: a hub id such as openai/clip-vit-base-patch16, a folder, an OpenAI .pt file; default: 'miniature'.
         method: one of those that 'anprompt methods' lists.
         preset: named settings of the method; default: its first.
         shots: photos drawn per class.
@@ -79,6 +80,7 @@ def fit(
         anprompt fit --config my-adapter/config.yaml --seed 2 --out again
     """
     given = {name: value for name, value in locals().items() if name not in NOT_SETTINGS}
+    given["backbone"] = backbone or MINIATURE
 
     from anprompt.classifier import PromptClassifier
     from anprompt.commands.lists import counted
@@ -113,9 +115,9 @@ def fit(
         console.note(f"'{folder}' holds no interrupted run: this one starts at the beginning." if resume else
                      f"the interrupted run in '{folder}' is started anew; --resume would continue it.")  # fmt: skip
     estimator = PromptClassifier(
-        backbone, method, preset=preset, shots=shots, subset=subset, texts=texts, template=template, options=options,
-        recipe=recipe, bad_images=bad_images, storage=storage, cache=opened, memory_gb=memory_gb, device=device,
-        random_state=seed,
+        backbone_for(backbone, [data]), method, preset=preset, shots=shots, subset=subset, texts=texts,
+        template=template, options=options, recipe=recipe, bad_images=bad_images, storage=storage, cache=opened,
+        memory_gb=memory_gb, device=device, random_state=seed,
     )  # fmt: skip
 
     kept = resume and (folder / CONFIG).exists()

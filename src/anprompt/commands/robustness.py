@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from anprompt.commands.packaged import backbone_for
 from anprompt.errors import Problems, unknown_name
 
 if TYPE_CHECKING:
@@ -109,7 +110,7 @@ def robustness(
         raise source.nothing_to_test("test")
     bank = bank_for(texts, source)
     folders = list(dict.fromkeys(map(str.strip, adapter.split(",")))) if adapter is not None else []
-    frozen = _backbone(folders, backbone, device)
+    frozen = _backbone(folders, backbone, device, data)
     items = spread(source.splits["test"], samples)
     wording = template or source.template
     material = Material(found, analysis.noise_sentences(bank, source.classes, wording))
@@ -154,7 +155,7 @@ def _check_numbers(wordings: int, samples: int, seed: int, strength: float | Non
     problems.raise_if_any()
 
 
-def _backbone(folders: Sequence[str], given: str | None, device: str) -> Backbone:
+def _backbone(folders: Sequence[str], given: str | None, device: str, data: str) -> Backbone:
     """The one backbone that all adapters belong to. :class:`UserError` if they do not share it."""
     from anprompt.adapter import own_backbone, read_document
     from anprompt.clip import load_backbone
@@ -170,7 +171,7 @@ def _backbone(folders: Sequence[str], given: str | None, device: str) -> Backbon
     problems.raise_if_any()
     if given is None and documents:
         return own_backbone(folders[0], documents[0]).to(find_device(device))
-    return load_backbone(given or "miniature").to(find_device(device))
+    return load_backbone(backbone_for(given, [data])).to(find_device(device))
 
 
 def _methods(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Optional
 
 from anprompt.commands.lists import counted
+from anprompt.commands.packaged import backbone_for
 from anprompt.commands.tested import seen_by, split_to_use, trained_on
 from anprompt.errors import Problems, UserError, nearest
 
@@ -284,7 +285,7 @@ def evaluate(
 
 def zeroshot(
     data: str,
-    backbone: str = "miniature",
+    backbone: str | None = None,
     text: Optional[Literal["template", "ensemble", "descriptions"]] = None,  # noqa: UP045 - for jsonargparse
     split: str | None = None,
     subset: Literal["all", "base", "new"] = "all",
@@ -329,8 +330,8 @@ def zeroshot(
         raise UserError("--text descriptions needs --texts: the data bring no descriptions of their own.")
     split = split or split_to_use(source, None)  # the photos that an adapter of these data is tested on
     estimator = PromptClassifier(
-        backbone, "zero-shot", subset=subset, texts=texts, template=template, options={"text": text},
-        bad_images=bad_images, device=device, shots=1,
+        backbone_for(backbone, [data]), "zero-shot", subset=subset, texts=texts, template=template,
+        options={"text": text}, bad_images=bad_images, device=device, shots=1,
     ).fit(source)  # fmt: skip
     with console.progress_bars() as progress:
         result = estimator.evaluate(source, split=split, subset=subset, progress=progress)

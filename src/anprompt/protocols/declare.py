@@ -21,6 +21,7 @@ from anprompt.errors import Problems, UserError, unknown_name
 from anprompt.methods.count import learnable_numbers
 from anprompt.protocols.recipes import PUBLISHED, ProtocolRecipe, find_recipe
 from anprompt.protocols.runs import PROTOCOLS, Run, Target
+from anprompt.settings import LARGEST_SEED
 
 ELEVEN = (
     "imagenet", "caltech101", "oxford_pets", "stanford_cars", "oxford_flowers", "food101", "fgvc_aircraft", "sun397",
@@ -162,6 +163,8 @@ def _check_lists(asked: Asked, problems: Problems) -> None:
     for what, values, low in (("seeds", asked.seeds, 0), ("shots", asked.shots, 1)):
         if wrong := [value for value in values if value < low]:
             problems.add(f"{what} must be whole numbers of at least {low} (got {', '.join(map(str, wrong))})")
+    if wrong := [seed for seed in asked.seeds if seed > LARGEST_SEED]:
+        problems.add(f"seeds must be at most {LARGEST_SEED} (got {', '.join(map(str, wrong))})")
     transfers = ("cross-dataset", "domain-generalisation")
     if asked.source is not None and asked.protocol not in transfers:
         problems.add(f"a source belongs to {' and '.join(transfers)}; {asked.protocol} learns on each data set itself")
