@@ -100,6 +100,28 @@ def test_faulty_files_are_refused_with_the_place(tmp_path: Path, name: str, cont
     assert words in str(caught.value)
 
 
+@pytest.mark.parametrize("delimiter", [",", ";"])
+@pytest.mark.parametrize("columns", [("class", "sentence"), ("sentence", "class"), ("kind", "class", "sentence")])
+def test_sentences_with_commas_need_quotes(tmp_path: Path, columns: tuple[str, ...], delimiter: str) -> None:
+    """Without them a sentence would be cut, and what is behind the cut might be taken for the class."""
+    sentence = f"a horse-like animal{delimiter} with stripes"
+    row = {"kind": "main", "class": "zebra", "sentence": sentence}
+    cut, whole = (
+        delimiter.join(quoted if key == "sentence" else row[key] for key in columns)
+        for quoted in (sentence, f'"{sentence}"')
+    )
+    file, header = tmp_path / "a.csv", delimiter.join(columns)
+    file.write_text("\n".join([header, cut, whole, cut]))
+    with pytest.raises(UserError) as caught:
+        load_bank(file)
+    for line in (2, 4):
+        words = f"a.csv, line {line}: more fields than the header's {len(columns)}: put quotes around sentences that"
+        assert f"{words} hold '{delimiter}'" in str(caught.value)
+    assert "line 3" not in str(caught.value)
+    file.write_text("\n".join([header, whole + delimiter * 2]))  # as spreadsheets end a row
+    assert load_bank(file).main == {"zebra": [sentence]}
+
+
 def test_txt_refuses_what_it_would_lose(tmp_path: Path) -> None:
     bank = DescriptionBank({"#cat": ["A cat."], "dog: small": ["A\ndog."]})
     with pytest.raises(UserError) as caught:

@@ -62,7 +62,8 @@ def _grouped(rows: Iterable[tuple[str | None, str, str]]) -> _Pairs:
 
 
 def _from_csv(text: str, problems: Problems, where: str) -> Any:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=csv_delimiter(text))
+    delimiter = csv_delimiter(text)
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True, delimiter=delimiter)
     columns = [name.strip().lower() for name in reader.fieldnames or ()]
     if missing := [name for name in ("class", "sentence") if name not in columns]:
         raise ValueError(f"its first line must name the columns class and sentence; {' and '.join(missing)} is missing")
@@ -70,7 +71,10 @@ def _from_csv(text: str, problems: Problems, where: str) -> Any:
     rows: list[tuple[str | None, str, str]] = []
     for row in reader:
         kind, name, sentence = ((row.get(key) or "").strip() for key in ("kind", "class", "sentence"))
-        if kind and kind not in KINDS:
+        if any(field.strip() for field in row.get(None, ())):  # what no column takes
+            problems.add(f"{where}, line {reader.line_num}: more fields than the header's {len(columns)}: put quotes "
+                         f"around sentences that hold {delimiter!r}")  # fmt: skip
+        elif kind and kind not in KINDS:
             problems.add(f"{where}, line {reader.line_num}: the kind '{kind}' must be main or noise")
         elif not name or not sentence:
             problems.add(f"{where}, line {reader.line_num}: a class and a non-empty sentence are needed")
