@@ -25,7 +25,7 @@ from anprompt.labels import Label, Labels, check_new_names, read_labels
 from anprompt.methods import Method
 from anprompt.seen import fingerprints
 from anprompt.settings import Progress, bank_for, cache_for, caching, find_device, given_bank, listed, note
-from anprompt.text import DescriptionBank
+from anprompt.text import DescriptionBank, described
 
 CHOICES = ("data", "all")  # of the classes that ``evaluate`` chooses among
 
@@ -247,29 +247,31 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def with_classes(
         self,
         names: Sequence[Label],
-        descriptions: dict[Any, Sequence[str]] | None = None,
+        descriptions: Mapping[Any, str | Sequence[str]] | None = None,
         *,
         source: DataSource | None = None,
     ) -> PromptClassifier:
         """A view of the same tuned prompts over other classes; this classifier stays as it is.
 
         names: names or labels; ``_`` in a new name is a space in sentences, and ``classes_`` keeps what was given.
-        descriptions: sentences by class name; those that the adapter knows, or ``source`` brings, need not be given.
+        descriptions: sentences by class name, where a text is one sentence; those that the adapter knows, or ``source``
+            brings, need not be given.
         source: data of these classes. A published data set other than that of the training is worded in its own way:
             by its template, and by ``texts`` or its own sentences alone where it has any.
-        Raises :class:`UserError` for names given twice, empty names, or a method that only knows its own classes.
+        Raises :class:`UserError` for names given twice, empty names, descriptions that are no sentences, or a method
+        that only knows its own classes.
         """
         check_is_fitted(self, "method_")
-        if source is None:
-            chosen, labels = self._given(names)
-            worded, _ = self._given(list(descriptions or ()))
-        else:
-            chosen, labels = [str(name) for name in names], self._labels
-            worded = [str(name) for name in descriptions or ()]
+
+        def named(given: Sequence[Label]) -> tuple[list[str], Labels]:
+            return self._given(given) if source is None else ([str(name) for name in given], self._labels)
+
+        chosen, labels = named(names)
         check_new_names(chosen, published=source is not None and source.benchmark is not None)
         self.method_.check_names(chosen)
+        own = described(descriptions, lambda keys: named(keys)[0])
         template, known = self._wording(chosen, source)
-        for name, sentences in zip(worded, (descriptions or {}).values(), strict=True):
+        for name, sentences in own.items():
             known = known.with_class(name, sentences)
         view = PromptClassifier(**self.get_params(deep=False))
         method = copy.copy(self.method_)
@@ -323,16 +325,20 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             known = known.completed(given_bank(self.texts, names), settled)
         return template, known
 
-    def add_class(self, name: Label, descriptions: Sequence[str] | None = None) -> PromptClassifier:
+    def add_class(self, name: Label, descriptions: str | Sequence[str] | None = None) -> PromptClassifier:
         """Add a class without training. The logits of the present classes stay exactly as they were.
 
+        descriptions: its sentences, or one as a text.
         After a name that is text, ``classes_`` of labels that were numbers are objects.
+        Raises :class:`UserError` for a name that is empty or there already, descriptions that are no sentences, or a
+        method that only knows its own classes.
         """
         check_is_fitted(self, "method_")
         (name,), labels = self._given([name])
         check_new_names([name], present=self.method_.class_names)
         self.method_.check_names([name])
-        bank = self.method_.bank.with_class(name, descriptions) if descriptions else self.method_.bank
+        own = {} if descriptions is None else described({name: descriptions}, list)
+        bank = self.method_.bank.with_class(name, own[name]) if own else self.method_.bank
         if name not in bank.main and "descriptions" in self.method_.needs:
             note(f"The class '{name}' has no descriptions and uses the template '{self.method_.template}'.")
         self.method_.add_classes([name], bank)

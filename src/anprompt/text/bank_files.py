@@ -114,17 +114,22 @@ def _clean(raw: Any, where: str, problems: Problems) -> dict[str, list[str]]:
     if not isinstance(raw, _Pairs):
         problems.add(f"{where}: expected an object {{class: [sentences]}}, found {type(raw).__name__}")
         return {}
+    return _by_class(((_canonical(key), key, own) for key, own in raw), f"{where}: ", problems)
+
+
+def _by_class(entries: Iterable[tuple[str, Any, Any]], where: str, problems: Problems) -> dict[str, list[str]]:
+    """Sentences by class name. entries: name, the key that it was written as, and what is to be its sentences."""
     out: dict[str, list[str]] = {}
-    written: dict[str, str] = {}  # class name -> its key in the file
-    for key, sentences in raw:
+    written: dict[str, Any] = {}  # class name -> its key
+    for name, key, sentences in entries:
         given = [sentences] if isinstance(sentences, str) else sentences
-        if type(given) is not list or not all(isinstance(s, str) and s.strip() for s in given):
-            problems.add(f"{where}: class '{key}' needs a list of non-empty sentences")
+        a_list = isinstance(given, list | tuple) and not isinstance(given, _Pairs)
+        if not a_list or not all(isinstance(s, str) and s.strip() for s in given):
+            problems.add(f"{where}class '{key}' needs a list of non-empty sentences")
             continue
-        name = _canonical(key)
         if name in written:
-            problems.add(f"{where}: '{written[name]}' and '{key}' are one class: join their sentences in one list")
-        written[name], out[name] = key, given
+            problems.add(f"{where}'{written[name]}' and '{key}' are one class: join their sentences in one list")
+        written[name], out[name] = key, list(given)
     return {name: given for name, given in out.items() if given}  # no sentence is no description
 
 
@@ -236,7 +241,7 @@ def bank_of(texts: Mapping[Any, Any], class_names: Sequence[str]) -> Description
     def pairs(value: Any) -> Any:
         if isinstance(value, Mapping):
             return _Pairs((str(key), pairs(entry)) for key, entry in value.items())
-        return list(value) if isinstance(value, tuple) else value
+        return value
 
     problems = Problems("The texts cannot be used:")
     parts = _parts(pairs(texts), "texts", "main", problems)
@@ -246,6 +251,24 @@ def bank_of(texts: Mapping[Any, Any], class_names: Sequence[str]) -> Description
         shown = ", ".join(class_names[:3]) + (", …" if len(class_names) > 3 else "")
         raise UserError(f"The texts know none of the {len(class_names)} classes ({shown}).")
     return bank
+
+
+def described(descriptions: Any, named: Callable[[list[Any]], Sequence[str]]) -> dict[str, list[str]]:
+    """Main sentences by class name from a dictionary, ``None`` for an empty one. As in files, a text is one sentence.
+
+    named: gives the class names that the dictionary's keys stand for.
+    Raises :class:`UserError` for what is no dictionary, and for all classes whose sentences are no non-empty texts.
+    """
+    if descriptions is None:
+        return {}
+    if not isinstance(descriptions, Mapping):
+        got = type(descriptions).__name__
+        raise UserError(f"Descriptions must be a dictionary {{class: [sentences]}} (got a {got}).")
+    keys = list(descriptions)
+    problems = Problems("The descriptions cannot be used:")
+    found = _by_class(zip(named(keys), keys, descriptions.values(), strict=True), "", problems)
+    problems.raise_if_any()
+    return found
 
 
 def check_format(path: Path) -> None:
