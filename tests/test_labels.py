@@ -143,6 +143,50 @@ def test_classes_after_numbers(backbone: Backbone, files: list[str], tmp_path: P
         made.with_classes("red star")
 
 
+@pytest.mark.parametrize(
+    ("labels", "later", "classes", "dtype"),
+    [
+        (NUMBERS.astype(np.uint8), 300, [0, 1, 2, 3, 300], "uint16"),
+        (NUMBERS.astype(np.uint8), -1, [0, 1, 2, 3, -1], "int16"),
+        (NUMBERS.astype(np.int8), 100, [0, 1, 2, 3, 100], "int8"),
+        (NUMBERS.astype(np.float16), 2049, [0, 1, 2, 3, 2049], "float32"),
+        (NUMBERS, 2**70, [0, 1, 2, 3, 2**70], "object"),
+        (NUMBERS > 1, "maybe", [False, True, "maybe"], "object"),
+    ],
+)
+def test_labels_that_come_later_keep_their_value(
+    backbone: Backbone, files: list[str], labels: Any, later: Any, classes: list[Any], dtype: str, tmp_path: Path
+) -> None:
+    made = estimator(backbone, method="zero-shot", texts=None).fit(files, labels)
+    made.add_class(later)
+    for each in (made, PromptClassifier.load(made.save(tmp_path), backbone)):
+        assert each.classes_.tolist() == classes
+        assert each.classes_.dtype == dtype
+        assert set(each.predict(files).tolist()) <= set(classes)
+
+
+@pytest.mark.parametrize(
+    ("labels", "later", "words"),
+    [
+        (NUMBERS > 1, 2, "2: the labels of this classifier are truth values"),
+        (NUMBERS, True, "True: the labels of this classifier are numbers"),
+    ],
+)
+def test_numbers_and_truth_values_are_not_mixed_later_either(
+    backbone: Backbone, files: list[str], labels: Any, later: Any, words: str
+) -> None:
+    """They would be taken for each other: 1 is True to Python."""
+    made = estimator(backbone, method="zero-shot", texts=None).fit(files, labels)
+    before = made.classes_.tolist()
+    with pytest.raises(UserError, match=words):
+        made.add_class(later)
+    with pytest.raises(UserError, match="numbers and truth values are mixed"):
+        made.with_classes([before[1], "cat", later])
+    with pytest.raises(UserError, match=words):
+        made.with_classes(["cat", later])
+    assert made.classes_.tolist() == before
+
+
 def test_words_of_labels() -> None:
     assert [name_of(label) for label in (" a_b ", 3, 3.0, True)] == ["a b", "3", "3", "True"]
     assert read_labels(np.array([1, 2], dtype=np.int16)) == ([1, 2], "int16")

@@ -47,16 +47,28 @@ class Labels:
         return {self.of.get(name, name): name for name in names}
 
     def given(self, labels: Sequence[Label], present: Sequence[str]) -> tuple[list[str], Labels]:
-        """The class names that ``labels`` or names of classes stand for, ``present`` ones or new, and their labels."""
+        """The class names that ``labels`` or names of classes stand for, ``present`` ones or new, and their labels.
+
+        Raises :class:`UserError` for numbers where classes are labelled with truth values, and the other way round.
+        """
+        self._check_kinds(labels)
         ours = self.names([*present, *self.of])
         names = [
             label if isinstance(label, str) and label in present else ours.get(label) or name_of(label)
             for label in labels
         ]
         more = {name: label for name, label in zip(names, labels, strict=True) if label != name}
-        numeric = [label for label in more.values() if not isinstance(label, str)]
-        dtype = self.dtype or (np.array(numeric).dtype.name if numeric else "")
-        return names, Labels({**more, **self.of}, dtype)
+        of = {**more, **self.of}
+        return names, Labels(of, _wide(self.dtype, [label for label in of.values() if not isinstance(label, str)]))
+
+    def _check_kinds(self, labels: Sequence[Label]) -> None:
+        """Refuse numbers beside truth values, which are equal to 0 and 1."""
+        ours = {_kind(label) for label in self.of.values()} - {"text"}
+        problems = Problems("The class names cannot be used:")
+        for label in labels:
+            if ours and _kind(label) not in {"text", *ours}:
+                problems.add(f"{label!r}: the labels of this classifier are {' and '.join(ours)}")
+        problems.raise_if_any()
 
     def to_json(self) -> dict[str, Any]:
         """``{"dtype": …, "of": {class name: label}}``."""
@@ -70,6 +82,21 @@ class Labels:
         return cls(dict(document["of"]), document["dtype"] if document["dtype"] in DTYPES else "")
 
 
+def _wide(dtype: str, labels: Sequence[bool | int | float]) -> str:
+    """``dtype``, or where it cannot hold all of ``labels`` the least type that also does; any that does for ``""``."""
+    if not dtype:
+        return np.array(labels).dtype.name if labels else ""
+    for label in map(int, labels):
+        least = np.min_scalar_type(label)
+        try:
+            with np.errstate(over="ignore"):
+                held = int(np.array(label, least).astype(dtype)) == label
+        except OverflowError:  # infinite, or more than any whole number of numpy's
+            held = False
+        dtype = dtype if held else np.result_type(dtype, least).name
+    return dtype
+
+
 def name_of(label: Label) -> str:
     """How a label is worded: ``_`` in text means a space, as in the names of folders; 1.0 is ``1``."""
     if isinstance(label, str):
@@ -81,7 +108,7 @@ def read_labels(given: Any, what: str = "The labels", *, mixed: bool = False) ->
     """Labels as plain values, and numpy's name for their type (``""``: text).
 
     given: list or array ``(N,)`` of text, whole numbers or truth values; a column ``(N, 1)`` with scikit-learn's
-    warning. mixed: whether text and numbers may both occur.
+    warning. mixed: whether text may occur beside numbers or truth values; these two never may.
     Raises :class:`UserError` for other shapes, and for all entries that are missing or no label.
     """
     if isinstance(given, str | bytes | Mapping) or not (isinstance(given, Iterable) or hasattr(given, "__array__")):
@@ -104,7 +131,9 @@ def read_labels(given: Any, what: str = "The labels", *, mixed: bool = False) ->
             values.append(str(plain) if kind == "text" else plain)
         else:
             problems.add(f"entry {at} is {kind}")
-    if len(kinds) > 1 and not mixed:
+    if mixed:
+        kinds.discard("text")
+    if len(kinds) > 1:
         problems.add(f"{' and '.join(sorted(kinds))} are mixed")
     problems.raise_if_any()
     if kinds <= {"text"} or mixed:
