@@ -122,6 +122,36 @@ def test_score_weighs_pictures(fitted: PromptClassifier, photos: list[Path]) -> 
     assert fitted.score(photos, truth, sample_weight=weights) == accuracy_score(truth, names, sample_weight=weights)
     with pytest.raises(UserError, match="sample_weight belongs to pictures"):
         fitted.score("photos", sample_weight=weights)
+    with pytest.raises(UserError, match=r"'white_cat' is none of the 4 classes\. Did you mean 'white cat'"):
+        fitted.score(photos[:2], ["white_cat", "blue star"], sample_weight=[1, 2])  # as without weights
+
+
+@pytest.mark.parametrize(
+    ("weights", "words"),
+    [
+        ([1], r"must have 2 numbers, one for each picture \(got shape \(1,\)\)"),
+        (3, r"must have 2 numbers, one for each picture \(got shape \(\)\)"),
+        (["a", "b"], "must be a list of numbers, one for each picture"),
+        ([-1, float("nan")], r"entry 0 is -1, and must be a number of at least 0\n.*entry 1 is nan"),
+        ([0, 0], "the weights of all pictures that can be read are 0"),
+    ],
+)
+def test_weights_that_cannot_be_used(fitted: PromptClassifier, photos: list[Path], weights: Any, words: str) -> None:
+    with pytest.raises(UserError, match=rf"(?s)sample_weight.*{words}"):
+        fitted.score(photos[:2], PHOTO_CLASSES[:2], sample_weight=weights)
+
+
+def test_skipped_pictures_weigh_nothing(
+    fitted: PromptClassifier, photos: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitted, "bad_images", "skip")
+    (tmp_path / "broken.jpg").write_bytes(b"not a picture")
+    truth = [path.parent.name.replace("_", " ") for path in photos]
+    weights = np.arange(1, len(photos) + 1)
+    expected = fitted.score(photos, truth, sample_weight=weights)
+    with pytest.warns(Note, match="1 of 17 pictures are left out"):
+        found = fitted.score([tmp_path / "broken.jpg", *photos], [truth[0], *truth], sample_weight=[99, *weights])
+    assert found == expected
 
 
 def test_cross_validation(backbone: Backbone, photo_folder: Path) -> None:

@@ -17,7 +17,7 @@ from sklearn.utils.validation import check_is_fitted
 from anprompt.adapter import load_adapter, save_adapter
 from anprompt.data import BadImage, DataSource, Item, decode
 from anprompt.errors import Problems, UserError, unknown_name
-from anprompt.evaluating import answer
+from anprompt.evaluating import answer, read_weights, weighted_share
 from anprompt.fitting import prepare
 from anprompt.inference import refuse_bad, stream_logits
 from anprompt.inputs import as_pictures, as_source
@@ -232,15 +232,17 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     def score(self, data: Any, labels: Sequence[Any] | None = None, sample_weight: Any = None) -> float:
         """Share of correct answers, 0 to 1, on the test split of a data set or on (pictures, labels).
 
-        sample_weight: what each of the pictures counts, ``(n,)``; only with ``labels``.
+        sample_weight: what each of the pictures counts, ``(n,)``; only with ``labels``. Skipped ones count nothing.
+        Raises :class:`UserError` as :meth:`evaluate` does, and for weights that cannot be used.
         """
+        check_is_fitted(self, "method_")
         if sample_weight is None:
             return float(self.evaluate(data, labels)["accuracy"]) / 100
         if labels is None:
             raise UserError("sample_weight belongs to pictures that are given with their labels.")
-        from sklearn.metrics import accuracy_score
-
-        return float(accuracy_score(labels, self.predict(data), sample_weight=sample_weight))
+        source = as_source(data, labels, classes=self.method_.class_names, known=self._labels)
+        weights = read_weights(sample_weight, len(source.items("train")))
+        return weighted_share(self.evaluate(source, split="train")["predictions"], weights)
 
     # ---- classes ---------------------------------------------------------------------------------------------------
 

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import torch
 
 from anprompt.data import BadImage, DataSource, Item
+from anprompt.errors import Problems, UserError
 from anprompt.inference import refuse_bad, stream_logits
 from anprompt.methods import Method
 from anprompt.results import evaluate_predictions
@@ -59,3 +62,33 @@ def answer(
         "template": method.template,
         "predictions": rows,
     }
+
+
+def read_weights(given: Any, count: int) -> npt.NDArray[np.float64]:
+    """What each of ``count`` pictures counts, ``(count,)``.
+
+    Raises :class:`UserError` for what is no list of so many numbers, and for all that are negative or not finite.
+    """
+    try:
+        weights = np.asarray(given, np.float64)
+    except (TypeError, ValueError):
+        raise UserError("sample_weight must be a list of numbers, one for each picture.") from None
+    if weights.shape != (count,):
+        raise UserError(f"sample_weight must have {count} numbers, one for each picture (got shape {weights.shape}).")
+    problems = Problems("sample_weight cannot be used:")
+    for at in np.flatnonzero(~(np.isfinite(weights) & (weights >= 0))):
+        problems.add(f"entry {at} is {weights[at]:g}, and must be a number of at least 0")
+    problems.raise_if_any()
+    return weights
+
+
+def weighted_share(rows: Sequence[Mapping[str, Any]], weights: npt.NDArray[np.float64]) -> float:
+    """Share of correct answers, 0 to 1, among ``rows`` that :func:`answer` gave to pictures in memory.
+
+    weights: of all pictures, those that are not among the rows included.
+    Raises :class:`UserError` where no weight is left.
+    """
+    kept = weights[[int(row["item"].path) for row in rows]]
+    if not kept.sum():
+        raise UserError("sample_weight cannot be used: the weights of all pictures that can be read are 0.")
+    return float(np.average([row["label"] == row["prediction"] for row in rows], weights=kept))
