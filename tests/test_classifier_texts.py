@@ -10,6 +10,7 @@ import pytest
 
 from anprompt import PromptClassifier
 from anprompt.clip import Backbone
+from anprompt.data import open_data
 from anprompt.errors import UserError
 from helpers_clip import random_backbone
 from helpers_fit import PHOTO_CLASSES, estimator
@@ -56,8 +57,15 @@ def test_descriptions_that_are_no_sentences_are_refused(fitted: PromptClassifier
     assert fitted.classes_.tolist() == PHOTO_CLASSES
 
 
-def test_descriptions_belong_to_classes(fitted: PromptClassifier) -> None:
+def test_descriptions_belong_to_classes(fitted: PromptClassifier, photo_folder: Path) -> None:
     with pytest.raises(UserError, match=r"Descriptions must be a dictionary \{class: \[sentences\]\} \(got a list\)"):
         fitted.with_classes(["blue star", "forest"], EXTRA)  # type: ignore[arg-type]
     with pytest.raises(UserError, match="'dark_forest' and 'dark forest' are one class: join their sentences"):
         fitted.with_classes(["blue star", "dark forest"], {"dark_forest": ["one."], "dark forest": ["two."]})
+    with pytest.raises(UserError) as caught:
+        fitted.with_classes(["blue star", "dark forest"], {"Dark_Forrest": EXTRA, "blue star": "a star.", 7: EXTRA})
+    assert "'Dark_Forrest' is none of the 2 classes. Did you mean 'dark forest'?" in str(caught.value)
+    assert "7 is none of the 2 classes." in str(caught.value)
+    source = open_data(photo_folder)
+    with pytest.raises(UserError, match=r"'blue sta' is none of the 4 classes\. Did you mean 'blue star'"):
+        fitted.with_classes(source.classes, {"blue sta": EXTRA}, source=source)

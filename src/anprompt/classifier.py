@@ -260,8 +260,8 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             brings, need not be given.
         source: data of these classes. A published data set other than that of the training is worded in its own way:
             by its template, and by ``texts`` or its own sentences alone where it has any.
-        Raises :class:`UserError` for names given twice, empty names, descriptions that are no sentences, or a method
-        that only knows its own classes.
+        Raises :class:`UserError` for names given twice, empty names, descriptions that are no sentences or of none
+        of ``names``, or a method that only knows its own classes.
         """
         check_is_fitted(self, "method_")
 
@@ -271,7 +271,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         chosen, labels = named(names)
         check_new_names(chosen, published=source is not None and source.benchmark is not None)
         self.method_.check_names(chosen)
-        own = described(descriptions, lambda keys: named(keys)[0])
+        own = described(descriptions, lambda keys: named(keys)[0], chosen)
         template, known = self._wording(chosen, source)
         for name, sentences in own.items():
             known = known.with_class(name, sentences)
@@ -339,7 +339,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         (name,), labels = self._given([name])
         check_new_names([name], present=self.method_.class_names)
         self.method_.check_names([name])
-        own = {} if descriptions is None else described({name: descriptions}, list)
+        own = {} if descriptions is None else described({name: descriptions}, list, [name])
         bank = self.method_.bank.with_class(name, own[name]) if own else self.method_.bank
         if name not in bank.main and "descriptions" in self.method_.needs:
             note(f"The class '{name}' has no descriptions and uses the template '{self.method_.template}'.")

@@ -19,7 +19,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from anprompt.errors import Problems, UserError, unknown_name
+from anprompt.errors import Problems, UserError, did_you_mean, unknown_name
 from anprompt.files import csv_delimiter, write_json, write_text
 from anprompt.text.bank import DescriptionBank
 
@@ -253,11 +253,14 @@ def bank_of(texts: Mapping[Any, Any], class_names: Sequence[str]) -> Description
     return bank
 
 
-def described(descriptions: Any, named: Callable[[list[Any]], Sequence[str]]) -> dict[str, list[str]]:
-    """Main sentences by class name from a dictionary, ``None`` for an empty one. As in files, a text is one sentence.
+def described(
+    descriptions: Any, named: Callable[[list[Any]], Sequence[str]], classes: Sequence[str]
+) -> dict[str, list[str]]:
+    """Main sentences of ``classes`` from a dictionary, ``None`` for an empty one. As in files, a text is one sentence.
 
     named: gives the class names that the dictionary's keys stand for.
-    Raises :class:`UserError` for what is no dictionary, and for all classes whose sentences are no non-empty texts.
+    Raises :class:`UserError` for what is no dictionary, and for all classes whose sentences are no non-empty texts, or
+    that are none of ``classes``.
     """
     if descriptions is None:
         return {}
@@ -266,7 +269,11 @@ def described(descriptions: Any, named: Callable[[list[Any]], Sequence[str]]) ->
         raise UserError(f"Descriptions must be a dictionary {{class: [sentences]}} (got a {got}).")
     keys = list(descriptions)
     problems = Problems("The descriptions cannot be used:")
-    found = _by_class(zip(named(keys), keys, descriptions.values(), strict=True), "", problems)
+    names = named(keys)
+    found = _by_class(zip(names, keys, descriptions.values(), strict=True), "", problems)
+    for key, name in zip(keys, names, strict=True):
+        if name not in classes:
+            problems.add(f"{key!r} is none of the {len(classes)} classes.{did_you_mean(name, classes)}")
     problems.raise_if_any()
     return found
 
