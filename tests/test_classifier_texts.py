@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from anprompt import PromptClassifier
 from anprompt.clip import Backbone
 from anprompt.data import open_data
 from anprompt.errors import UserError
+from anprompt.settings import Note
+from anprompt.text import DescriptionBank
 from helpers_clip import random_backbone
 from helpers_fit import PHOTO_CLASSES, estimator
 
@@ -69,3 +72,31 @@ def test_descriptions_belong_to_classes(fitted: PromptClassifier, photo_folder: 
     source = open_data(photo_folder)
     with pytest.raises(UserError, match=r"'blue sta' is none of the 4 classes\. Did you mean 'blue star'"):
         fitted.with_classes(source.classes, {"blue sta": EXTRA}, source=source)
+
+
+@pytest.mark.parametrize("kind", ["file", "dictionary", "bank"])
+def test_an_added_class_has_the_sentences_of_the_texts(
+    saved: Path, backbone: Backbone, kind: str, tmp_path: Path
+) -> None:
+    content = {"dark_forest": EXTRA, "blue star": ["other words."], "river": ["a river."]}
+    (tmp_path / "texts.json").write_text(json.dumps(content), encoding="utf-8")
+    bank = DescriptionBank({name.replace("_", " "): own for name, own in content.items()})
+    texts = {"file": tmp_path / "texts.json", "dictionary": content, "bank": bank}[kind]
+    made = PromptClassifier.load(saved, backbone, texts=texts)
+    before = sentences(made, "blue star")
+    made.add_class("dark forest").add_class("river", ["a wide river."])
+    assert sentences(made, "dark forest") == EXTRA
+    assert sentences(made, "river") == ["a wide river."], "what is given comes first"
+    assert sentences(made, "blue star") == before, "what the adapter knows stays"
+    assert sentences(made.with_classes(["dark forest", "blue star"]), "dark forest") == EXTRA
+    with pytest.warns(Note, match="The class 'lake' has no descriptions and uses the template"):
+        made.add_class("lake")  # the texts know none of the classes that are added: that is no mistake
+    assert made.classes_.tolist() == [*PHOTO_CLASSES, "dark forest", "river", "lake"]
+
+
+def test_faults_of_the_texts_are_told_where_a_class_is_added(fitted: PromptClassifier, tmp_path: Path) -> None:
+    (tmp_path / "texts.json").write_text('{"forest": [""]}', encoding="utf-8")
+    for texts, words in (("texts.json", "class 'forest' needs"), ("text.json", "No such file or folder with texts")):
+        with pytest.raises(UserError, match=words):
+            fitted.set_params(texts=tmp_path / texts).add_class("lake")
+    assert fitted.classes_.tolist() == PHOTO_CLASSES

@@ -24,7 +24,7 @@ from anprompt.inputs import as_pictures, as_source
 from anprompt.labels import Label, Labels, check_new_names, read_labels
 from anprompt.methods import Method
 from anprompt.seen import fingerprints
-from anprompt.settings import Progress, bank_for, cache_for, caching, find_device, given_bank, listed, note
+from anprompt.settings import Progress, bank_for, cache_for, caching, find_device, known_bank, listed, note
 from anprompt.text import DescriptionBank, described
 
 CHOICES = ("data", "all")  # of the classes that ``evaluate`` chooses among
@@ -315,22 +315,15 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
     def _wording(self, names: Sequence[str], source: DataSource | None) -> tuple[str, DescriptionBank]:
         """The template and the sentences that classes ``names`` of ``source`` are put in front of the prompts with."""
-        known, template = self.method_.bank, self.method_.template
         if source is not None and self._elsewhere(source):  # as the field does, and as records say
             own = bank_for(self.texts, source)
-            return source.template, own if own.main else known
-        settled = () if self.method_.baked is None else self.method_.baked.names
-        if source is not None and source.descriptions is not None:
-            own = DescriptionBank(source.descriptions["main"], source.descriptions["noise"])
-            known = known.completed(own, settled)
-        if isinstance(self.texts, str | Path | Mapping):
-            known = known.completed(given_bank(self.texts, names), settled)
-        return template, known
+            return source.template, own if own.main else self.method_.bank
+        return self.method_.template, known_bank(self.method_, self.texts, names, source)
 
     def add_class(self, name: Label, descriptions: str | Sequence[str] | None = None) -> PromptClassifier:
         """Add a class without training. The logits of the present classes stay exactly as they were.
 
-        descriptions: its sentences, or one as a text.
+        descriptions: its sentences, or one as a text; ``None``: those that ``texts`` has of it, or the template.
         After a name that is text, ``classes_`` of labels that were numbers are objects.
         Raises :class:`UserError` for a name that is empty or there already, descriptions that are no sentences, or a
         method that only knows its own classes.
@@ -340,7 +333,9 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_new_names([name], present=self.method_.class_names)
         self.method_.check_names([name])
         own = {} if descriptions is None else described({name: descriptions}, list, [name])
-        bank = self.method_.bank.with_class(name, own[name]) if own else self.method_.bank
+        bank = known_bank(self.method_, self.texts, [name], needed=False)
+        if own:
+            bank = bank.with_class(name, own[name])
         if name not in bank.main and "descriptions" in self.method_.needs:
             note(f"The class '{name}' has no descriptions and uses the template '{self.method_.template}'.")
         self.method_.add_classes([name], bank)

@@ -10,7 +10,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -18,7 +18,10 @@ from anprompt.clip import Backbone, load_backbone
 from anprompt.clip.cache import GIB, LIMIT, ActivationCache
 from anprompt.data import DataSource
 from anprompt.errors import Problems, UserError, did_you_mean, unknown_name
-from anprompt.text import DescriptionBank, bank_of, read_bank
+from anprompt.text import DescriptionBank, bank_of, of_classes, read_bank
+
+if TYPE_CHECKING:
+    from anprompt.methods import Method
 
 BENCHMARK_OPTIONS = Path(__file__).parent / "assets" / "benchmark_options.json"
 DEVICES = ("auto", "cpu", "cuda", "mps")
@@ -65,13 +68,35 @@ def bank_for(texts: Texts | None, source: DataSource) -> DescriptionBank:
     return DescriptionBank()
 
 
-def given_bank(texts: str | Path | Mapping[str, Any], names: Sequence[str]) -> DescriptionBank:
-    """The sentences of classes ``names`` in a file or folder, or in a dictionary of a file's form."""
+def given_bank(texts: Texts, names: Sequence[str], *, needed: bool = True) -> DescriptionBank:
+    """The sentences of classes ``names`` in a file or folder, in a dictionary of a file's form, or in a bank.
+
+    needed: whether a file, folder or dictionary must know one of the classes. Raises :class:`UserError` as
+    :func:`anprompt.text.read_bank` does, and for texts of another type.
+    """
+    if isinstance(texts, DescriptionBank):
+        return of_classes(texts, names)
     if isinstance(texts, Mapping):
-        return bank_of(texts, names)
+        return bank_of(texts, names, needed=needed)
     if not isinstance(texts, str | Path):
         raise UserError(f"'texts' must be a file, a folder, a dictionary or a bank (got a {type(texts).__name__}).")
-    return read_bank(texts, list(names))
+    return read_bank(texts, list(names), needed=needed)
+
+
+def known_bank(
+    method: Method, texts: Texts | None, names: Sequence[str], source: DataSource | None = None, *, needed: bool = True
+) -> DescriptionBank:
+    """What ``method`` knows to say of its classes, and of other ``names`` what the data and then ``texts`` say.
+
+    needed: as for :func:`given_bank`, which raises.
+    """
+    known, settled = method.bank, () if method.baked is None else method.baked.names
+    if source is not None and source.descriptions is not None:
+        own = DescriptionBank(source.descriptions["main"], source.descriptions["noise"])
+        known = known.completed(own, settled)
+    if texts is not None:
+        known = known.completed(given_bank(texts, names, needed=needed), settled)
+    return known
 
 
 def check_settings(shots: Any, seed: Any, storage: Any) -> None:

@@ -196,15 +196,16 @@ def named_as(bank: DescriptionBank, names: Sequence[str]) -> DescriptionBank:
     return replace(bank, main=renamed(bank.main), noise=renamed(bank.noise))
 
 
-def read_bank(path: str | Path, class_names: Sequence[str]) -> DescriptionBank:
+def read_bank(path: str | Path, class_names: Sequence[str], *, needed: bool = True) -> DescriptionBank:
     """Read the sentences of ``class_names`` from a file or from a folder of them.
 
     In a folder, the file that covers most of the classes is taken, once for main and once for noise (files below
     ``hpt/`` or ``noise/``); TXT files are only read when they are named themselves. Sentences are kept as they are,
     repeated ones included. Classes that share a name (two pairs of ImageNet's do) share its sentences.
 
+    needed: whether one of the classes must be known.
     Raises :class:`UserError` for a missing path, unreadable files, faults in a file that is taken (all at once), or
-    when no file knows any of the classes.
+    when no file knows any of the classes and they are ``needed``.
     """
     path = Path(path)
     if not os.path.exists(path):
@@ -221,10 +222,10 @@ def read_bank(path: str | Path, class_names: Sequence[str]) -> DescriptionBank:
             if len(found) > len(best[kind]):
                 best[kind], taken[kind] = found, file
     problems = Problems(f"The texts in '{path}' cannot be used:")
-    for file in dict.fromkeys(taken.values()) if taken and path.is_dir() else files:
+    for file in dict.fromkeys(taken.values()) if path.is_dir() and (taken or not needed) else files:
         problems.lines += faults[file].lines
     problems.raise_if_any()
-    if not taken:
+    if not taken and needed:
         shown = ", ".join(class_names[:3]) + (", …" if len(class_names) > 3 else "")
         raise UserError(f"No file of texts in '{path}' knows any of the {len(class_names)} classes ({shown}).")
     return DescriptionBank(
@@ -232,10 +233,11 @@ def read_bank(path: str | Path, class_names: Sequence[str]) -> DescriptionBank:
     )
 
 
-def bank_of(texts: Mapping[Any, Any], class_names: Sequence[str]) -> DescriptionBank:
+def bank_of(texts: Mapping[Any, Any], class_names: Sequence[str], *, needed: bool = True) -> DescriptionBank:
     """The sentences of ``class_names`` from a dictionary of the form that JSON files have.
 
-    Raises :class:`UserError` for its faults, all at once, and when it knows none of the classes.
+    needed: whether one of the classes must be known.
+    Raises :class:`UserError` for its faults, all at once, and when it knows none of the classes that are ``needed``.
     """
 
     def pairs(value: Any) -> Any:
@@ -247,7 +249,7 @@ def bank_of(texts: Mapping[Any, Any], class_names: Sequence[str]) -> Description
     parts = _parts(pairs(texts), "texts", "main", problems)
     problems.raise_if_any()
     bank = of_classes(DescriptionBank(parts.get("main", {}), parts.get("noise", {}), "texts"), class_names)
-    if not bank.main and not bank.noise:
+    if needed and not bank.main and not bank.noise:
         shown = ", ".join(class_names[:3]) + (", …" if len(class_names) > 3 else "")
         raise UserError(f"The texts know none of the {len(class_names)} classes ({shown}).")
     return bank
