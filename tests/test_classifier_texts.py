@@ -100,3 +100,19 @@ def test_faults_of_the_texts_are_told_where_a_class_is_added(fitted: PromptClass
         with pytest.raises(UserError, match=words):
             fitted.set_params(texts=tmp_path / texts).add_class("lake")
     assert fitted.classes_.tolist() == PHOTO_CLASSES
+
+
+def test_texts_are_read_when_an_adapter_is_loaded(saved: Path, backbone: Backbone, tmp_path: Path) -> None:
+    """Not only when a class needs them, so that no mistake goes unnoticed."""
+    (tmp_path / "faulty.json").write_text('{"blue star": [""]}', encoding="utf-8")
+    for texts, words in (("faulty.json", "class 'blue star' needs"), ("absent", "No such file or folder with texts")):
+        with pytest.raises(UserError, match=words):
+            PromptClassifier.load(saved, backbone, texts=tmp_path / texts)
+    with pytest.raises(UserError, match=r"'texts' must be a file, .* \(got a int\)"):
+        PromptClassifier.load(saved, backbone, texts=3)
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "folder" / "notes.json").write_text("no texts at all", encoding="utf-8")
+    made = PromptClassifier.load(saved, backbone, texts=tmp_path / "folder")  # no class needs that file
+    assert made.with_classes(["white cat", "blue star"]).classes_.tolist() == ["white cat", "blue star"]
+    with pytest.raises(UserError, match="not readable as JSON"):
+        made.with_classes(["forest", "blue star"])

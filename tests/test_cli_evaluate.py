@@ -135,3 +135,41 @@ def test_without_test_photos_there_is_no_accuracy(
     }[command]
     assert "few has no test photos, so nothing can be tested on it." in refused(*line)
     assert "3 classes have no test photo" in cli("check", data).out
+
+
+# ---- --texts, also where no class needs them -------------------------------------------------------------------------
+
+NOT_NEEDED = "note: --texts was not needed: the adapter knows all"
+
+
+@pytest.mark.parametrize("line", ["evaluate {adapter} {photos}", "report {adapter} {photos} --quick --out {out}",
+                                  "predict {adapter} {photos} --classes star,moon",
+                                  "robustness {photos} --adapter {adapter}"])  # fmt: skip
+def test_texts_that_cannot_be_read_are_refused(
+    small_adapter: Path, photo_folder: Path, tmp_path: Path, line: str, refused: Refused
+) -> None:
+    (tmp_path / "faulty.json").write_text(json.dumps({"blue star": [""]}))
+    words = [word.format(adapter=small_adapter, photos=photo_folder, out=tmp_path / "r.html") for word in line.split()]
+    assert "No such file or folder with texts" in refused(*words, "--texts", tmp_path / "absent.json")
+    assert "class 'blue star' needs a list of non-empty" in refused(*words, "--texts", tmp_path / "faulty.json")
+
+
+def test_texts_that_no_class_needs_are_noted(
+    small_adapter: Path, photo_folder: Path, copied: Path, tmp_path: Path, cli: Cli
+) -> None:
+    texts = tmp_path / "texts.json"
+    texts.write_text(json.dumps({"blue star": ["a field."], "moon": ["a round moon."]}))
+    plain = cli("evaluate", small_adapter, photo_folder, "--json")
+    ran = cli("evaluate", small_adapter, photo_folder, "--texts", texts, "--json")
+    assert (NOT_NEEDED in ran.err, NOT_NEEDED in plain.err) == (True, False)
+    assert ran.document["accuracy"] == plain.document["accuracy"]
+    new = cli("evaluate", small_adapter, photo_folder, "--subset", "new", "--texts", texts)
+    assert (new.code, f"{NOT_NEEDED} 2 classes." in new.err) == (0, True), "it is no mistake that they know neither"
+    named = cli("predict", small_adapter, copied / "blue_star", "--classes", "white cat,red square", "--texts", texts)
+    assert f"{NOT_NEEDED} 2 classes." in named.err
+    page = cli("report", small_adapter, photo_folder, "--quick", "--out", tmp_path / "r.html", "--texts", texts)
+    assert f"{NOT_NEEDED} 4 classes." in page.err
+    (copied / "white_cat").rename(copied / "moon")
+    assert NOT_NEEDED not in cli("evaluate", small_adapter, copied, "--texts", texts).err
+    moon = cli("predict", small_adapter, copied / "blue_star", "--classes", "blue star,moon", "--texts", texts)
+    assert (moon.code, NOT_NEEDED in moon.err) == (0, False)

@@ -24,7 +24,7 @@ from anprompt.inputs import as_pictures, as_source
 from anprompt.labels import Label, Labels, check_new_names, read_labels
 from anprompt.methods import Method
 from anprompt.seen import fingerprints
-from anprompt.settings import Progress, bank_for, cache_for, caching, find_device, known_bank, listed, note
+from anprompt.settings import Progress, bank_for, cache_for, caching, find_device, given_bank, known_bank, listed, note
 from anprompt.text import DescriptionBank, described
 
 CHOICES = ("data", "all")  # of the classes that ``evaluate`` chooses among
@@ -278,8 +278,8 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         view = PromptClassifier(**self.get_params(deep=False))
         method = copy.copy(self.method_)
         method.template = template
-        view.method_ = method.with_classes(chosen, known, foreign=self._elsewhere(source))
-        trained = () if self._elsewhere(source) else self.method_.class_names
+        view.method_ = method.with_classes(chosen, known, foreign=self.is_elsewhere(source))
+        trained = () if self.is_elsewhere(source) else self.method_.class_names
         missing = [n for n in chosen if not (n in known.main or n in trained or view.method_.is_kept(n))]
         if missing and "descriptions" in self.method_.needs:
             without = f"{len(missing)} of {len(chosen)} classes have no descriptions and use the template"
@@ -292,7 +292,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         check_is_fitted(self, "method_")
         if self.method_.class_names != list(source.classes):
             return self.with_classes(source.classes, source=source)
-        if self._elsewhere(source):
+        if self.is_elsewhere(source):
             (template, bank), own = self._wording(source.classes, source), self.method_
             if any(bank.of(name, template) != own.bank.of(name, own.template) for name in source.classes):
                 return self.with_classes(source.classes, source=source)
@@ -304,18 +304,18 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
             raise unknown_name("choice of classes", which, CHOICES)
         if which == "data":
             return source
-        if self._elsewhere(source):
+        if self.is_elsewhere(source):
             raise UserError(f"The classes of '{source.name}' are worded in its own way, unlike those of the training: "
                             "choose among those of the data.")  # fmt: skip
         return source.among(self.method_.class_names)
 
-    def _elsewhere(self, source: DataSource | None) -> bool:
-        """Whether ``source`` is a published data set other than that of the training."""
+    def is_elsewhere(self, source: DataSource | None) -> bool:
+        """Whether ``source`` is a published data set other than that of the training, and worded in its own way."""
         return source is not None and source.keeps_wording(self.about_.get("data", {}).get("benchmark"))
 
     def _wording(self, names: Sequence[str], source: DataSource | None) -> tuple[str, DescriptionBank]:
         """The template and the sentences that classes ``names`` of ``source`` are put in front of the prompts with."""
-        if source is not None and self._elsewhere(source):  # as the field does, and as records say
+        if source is not None and self.is_elsewhere(source):  # as the field does, and as records say
             own = bank_for(self.texts, source)
             return source.template, own if own.main else self.method_.bank
         return self.method_.template, known_bank(self.method_, self.texts, names, source)
@@ -368,6 +368,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         """Load an adapter. backbone: where its model lies now, if not where it was trained. params: e.g. ``texts``.
 
         precision: ``"fp32"``, ``"bf16"`` or ``"auto"``, that of the training, where this machine is fast at it.
+        Raises :class:`UserError` for what is no adapter, for another backbone, and for ``texts`` that cannot be read.
         """
         method, document = load_adapter(folder, backbone, find_device(device), precision)
         data = document.get("data", {})
@@ -381,6 +382,8 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         kept = ("preset", "recipe", "precision", "storage", "data", "metrics", "labels", "photos")
         own.about_ = {key: document[key] for key in kept if key in document}
         own.record_ = document
+        if own.texts is not None:  # told now, whether or not a class will need them
+            given_bank(own.texts, method.class_names, needed=False)
         return own
 
 

@@ -88,13 +88,14 @@ def known_bank(
 ) -> DescriptionBank:
     """What ``method`` knows to say of its classes, and of other ``names`` what the data and then ``texts`` say.
 
-    needed: as for :func:`given_bank`, which raises.
+    needed: as for :func:`given_bank`, which raises; not where the method has all of ``names``.
     """
     known, settled = method.bank, () if method.baked is None else method.baked.names
     if source is not None and source.descriptions is not None:
         own = DescriptionBank(source.descriptions["main"], source.descriptions["noise"])
         known = known.completed(own, settled)
     if texts is not None:
+        needed = needed and not set(names).issubset(method.class_names)
         known = known.completed(given_bank(texts, names, needed=needed), settled)
     return known
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from anprompt.commands.tested import seen_by, split_to_use, trained_on
+from anprompt.commands.texts import say_if_not_needed
 from anprompt.errors import UserError
 
 if TYPE_CHECKING:
@@ -67,6 +68,7 @@ def report(
     from anprompt.report.page.parts import Page, overview
     from anprompt.report.page.render import make_parts, render
     from anprompt.report.page.rerun import commands
+    from anprompt.settings import given_bank
 
     began = time.perf_counter()
     for noise in parse_noises(noises):
@@ -75,6 +77,8 @@ def report(
     check_replaceable(Path(out), "--out", "a page", "report.html", _is_page)
     given = look_at(Path(run))
     source, reason = _source(given, data, data_root)
+    if texts is not None:  # faults are told also where the page has no use for them
+        given_bank(texts, () if source is None else source.classes, needed=False)
     seen = seen_by(given.document or {})
     chosen_split, chosen_subset = split or given.split, subset or given.subset
     if chosen_split is None:  # as evaluate, so that both give the same accuracy
@@ -90,6 +94,8 @@ def report(
                 )
                 answers = answer(loaded, source, chosen_split, chosen_subset, progress, beside=not quick)
                 doubt = trained_on(source, chosen_split, chosen_subset, seen)
+                if quick or loaded.method_.baked is not None:  # else they are noise for the wording
+                    say_if_not_needed(loaded, source.subset(chosen_subset).classes, source.subset(chosen_subset))
             except UserError as error:
                 if given.record is None:
                     raise

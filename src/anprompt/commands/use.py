@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Optional
 from anprompt.commands.lists import counted
 from anprompt.commands.packaged import backbone_for
 from anprompt.commands.tested import seen_by, split_to_use, trained_on
+from anprompt.commands.texts import say_if_not_needed
 from anprompt.errors import Problems, UserError, nearest
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ def predict(
     entries = as_pictures(inputs)
     estimator = PromptClassifier.load(adapter, backbone, device=device, texts=texts, bad_images=bad_images)
     view = estimator if names is None else estimator.with_classes(names)
+    say_if_not_needed(estimator, view.method_.class_names)
     labels = list(view.classes_)
     bad: list[BadImage] = []
     rows: list[dict[str, Any]] = []
@@ -272,7 +274,9 @@ def evaluate(
     split = split or split_to_use(source, seen)
     if sentence := trained_on(source, split, subset, seen):
         console.note(sentence)
-    _say_what_is_new(source.subset(subset).classes, trained, subset, among)
+    chosen = source.subset(subset)
+    _say_what_is_new(chosen.classes, trained, subset, among)
+    say_if_not_needed(estimator, chosen.classes, chosen)
     with console.progress_bars() as progress:
         result = estimator.evaluate(source, split=split, subset=subset, among=among, progress=progress)
     for shown, name in zip(distinct_names(result["classes"]), result["classes"], strict=True):
