@@ -94,6 +94,21 @@ def test_an_added_class_has_the_sentences_of_the_texts(
     assert made.classes_.tolist() == [*PHOTO_CLASSES, "dark forest", "river", "lake"]
 
 
+def test_texts_never_reword_a_class_that_was_trained_without(
+    backbone: Backbone, photo_folder: Path, tmp_path: Path
+) -> None:
+    """Whichever classes it is asked to choose among: the prompts were tuned to the words that it had."""
+    with pytest.warns(Note, match="have no descriptions"):
+        saved = estimator(backbone, texts=None).fit(photo_folder).save(tmp_path / "adapter")
+    content = dict.fromkeys([*PHOTO_CLASSES, "forest"], EXTRA)
+    made = PromptClassifier.load(saved, backbone, texts=content)
+    some = PHOTO_CLASSES[:2]
+    for view in (made.with_classes(some), made.with_classes([*some, "forest"]), made.with_classes(PHOTO_CLASSES)):
+        assert [sentences(view, name) for name in some] == [[], []]
+    assert sentences(made.with_classes([*some, "forest"]), "forest") == EXTRA
+    assert sentences(made.with_classes(some, {some[0]: EXTRA}), some[0]) == EXTRA, "what is handed over counts"
+
+
 def test_faults_of_the_texts_are_told_where_a_class_is_added(fitted: PromptClassifier, tmp_path: Path) -> None:
     (tmp_path / "texts.json").write_text('{"forest": [""]}', encoding="utf-8")
     for texts, words in (("texts.json", "class 'forest' needs"), ("text.json", "No such file or folder with texts")):

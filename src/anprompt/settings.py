@@ -86,11 +86,11 @@ def given_bank(texts: Texts, names: Sequence[str], *, needed: bool = True) -> De
 def known_bank(
     method: Method, texts: Texts | None, names: Sequence[str], source: DataSource | None = None, *, needed: bool = True
 ) -> DescriptionBank:
-    """What ``method`` knows to say of its classes, and of other ``names`` what the data and then ``texts`` say.
+    """What ``method`` says of its classes, which stays, and of other ``names`` what the data and then ``texts`` say.
 
     needed: as for :func:`given_bank`, which raises; not where the method has all of ``names``.
     """
-    known, settled = method.bank, () if method.baked is None else method.baked.names
+    known, settled = method.bank, method.class_names if method.baked is None else method.baked.names
     if source is not None and source.descriptions is not None:
         own = DescriptionBank(source.descriptions["main"], source.descriptions["noise"])
         known = known.completed(own, settled)
