@@ -124,6 +124,51 @@ def test_several_files_are_replaced_together_or_not_at_all(tmp_path: Path, monke
     assert names(tmp_path) == ["a", "b"]
 
 
+def write_all(text: str, *paths: Path) -> None:
+    with atomic_paths(*paths) as parts:
+        for part in parts:
+            part.write_text(text)
+
+
+def refusing(*calls: int) -> Any:
+    """``os.replace`` that the system refuses in these of its calls, counted from 1."""
+    made: list[Any] = []
+
+    def replace(source: Path, target: Path, real: Any = os.replace) -> None:
+        made.append(target)
+        if len(made) in calls:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        real(source, target)
+
+    return replace
+
+
+@pytest.mark.parametrize("old", [("a", "b", "c"), ("b",), ()])
+@pytest.mark.parametrize("refused", [1, 2, 3])
+def test_all_files_come_back_when_one_cannot_be_replaced(
+    refused: int, old: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on Windows, where another program has one of them open."""
+    for name in old:
+        write_text(tmp_path / name, f"old {name}")
+    monkeypatch.setattr(files.os, "replace", refusing(refused))
+    with pytest.raises(UserError, match="Permission denied; what was there before is untouched"):
+        write_all("new", *(tmp_path / name for name in "abc"))
+    assert {path.name: path.read_text() for path in tmp_path.iterdir()} == {name: f"old {name}" for name in old}
+
+
+def test_old_files_that_cannot_be_put_back_are_kept_and_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in "ab":
+        write_text(tmp_path / name, f"old {name}")
+    monkeypatch.setattr(files.os, "replace", refusing(2, 3))
+    with pytest.raises(UserError) as error:
+        write_all("new", tmp_path / "a", tmp_path / "b")
+    (kept,) = set(names(tmp_path)) - {"a", "b"}
+    assert f"'{tmp_path / 'a'}' (the old one is '{tmp_path / kept}')" in str(error.value)
+    assert "untouched" not in str(error.value)
+    assert [(tmp_path / name).read_text() for name in ("a", "b", kept)] == ["new", "old b", "old a"]
+
+
 def test_data_is_on_the_disk_before_the_old_file_goes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[str] = []
     for name in ("fsync", "replace"):

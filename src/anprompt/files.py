@@ -9,8 +9,9 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -37,15 +38,14 @@ def atomic_paths(*paths: Path) -> Iterator[list[Path]]:
     try:
         for path in paths:
             path.parent.mkdir(parents=True, exist_ok=True)
-            part = path.with_name(f".{path.name}.{secrets.token_urlsafe(6)}{PART}")
+            part = _beside(path)
             part.touch(exist_ok=False)  # unlike those of tempfile, with the permissions of any new file
             parts.append(part)
         yield parts
         for part in parts:
             with part.open("r+b") as written:  # Windows flushes only what may be written to
                 os.fsync(written.fileno())
-        for part, path in zip(parts, paths, strict=True):
-            os.replace(part, path)
+        _put_in_place(parts, paths)
     except OSError as error:
         raise UserError(
             f"Cannot write {what}: {error.strerror or error}; what was there before is untouched."
@@ -53,6 +53,43 @@ def atomic_paths(*paths: Path) -> Iterator[list[Path]]:
     finally:
         for part in parts:
             part.unlink(missing_ok=True)
+
+
+def _beside(path: Path) -> Path:
+    """A new name for a temporary file beside ``path``."""
+    return path.with_name(f".{path.name}.{secrets.token_urlsafe(6)}{PART}")
+
+
+def _put_in_place(parts: Sequence[Path], paths: Sequence[Path]) -> None:
+    """Replace each of ``paths`` by its part; where one cannot be replaced, all that was there before comes back.
+
+    Of several files copies are kept meanwhile: the old files themselves stay, for readers and should we be killed.
+    """
+    kept = {path: _beside(path) for path in paths if len(paths) > 1 and os.path.lexists(path)}
+    try:
+        for path, copy in kept.items():
+            shutil.copy2(path, copy, follow_symlinks=False)
+        for part, path in zip(parts, paths, strict=True):
+            os.replace(part, path)
+    except BaseException as error:
+        stuck = []
+        for part, path in zip(parts, paths, strict=True):
+            if part.exists():  # that one was not replaced
+                continue
+            try:
+                os.replace(kept[path], path) if path in kept else path.unlink()
+            except OSError:
+                copy = kept.pop(path, None)  # so that it stays
+                stuck.append(f"'{path}' (there was none)" if copy is None else f"'{path}' (the old one is '{copy}')")
+        if stuck:
+            raise UserError(
+                f"Only some files could be written ({error}), and they cannot be put back: {', '.join(stuck)}."
+            ) from error
+        raise
+    finally:
+        for copy in kept.values():
+            with contextlib.suppress(OSError):  # a copy too many is no error
+                copy.unlink()
 
 
 @contextlib.contextmanager
