@@ -342,6 +342,26 @@ def test_a_folder_that_another_process_is_marking_is_accepted(tmp_path: Path) ->
     assert len(entries(tmp_path)) == 1
 
 
+def test_a_folder_that_another_process_is_trying_is_accepted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It makes the folder, tries a file in it and removes both."""
+    folder, read = tmp_path / "cache", Path.iterdir
+    folder.mkdir()
+    (folder / ".writable.abc").touch()
+    ActivationCache(folder)
+
+    def too_late(self: Path) -> Iterable[Path]:
+        (folder / ".writable.abc").unlink(missing_ok=True)
+        if folder.exists():
+            folder.rmdir()
+        return read(self)
+
+    monkeypatch.setattr(Path, "iterdir", too_late)
+    ActivationCache(folder)
+    monkeypatch.undo()
+    ActivationCache(folder).fetch("e", BATCH, 6, Lower())
+    assert len(entries(folder)) == 1
+
+
 WORKER = """
 import sys, torch
 from anprompt.clip.cache import ActivationCache

@@ -8,6 +8,8 @@ import hashlib
 import json
 import os
 import stat
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -255,6 +257,54 @@ def test_check_writable_names_what_is_wrong(tmp_path: Path, monkeypatch: pytest.
     monkeypatch.setattr(files.tempfile, "NamedTemporaryFile", fail(errno.EROFS))
     with pytest.raises(UserError, match=r"Cannot write to the output folder .*: Read-only file system"):
         check_writable(tmp_path)
+
+
+@pytest.mark.parametrize("times", [1, 3])
+def test_a_folder_that_other_processes_try_too_is_tried_again(
+    times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They remove it between making it and trying a file in it, as often as processes start together."""
+    folder, tried = tmp_path / "new" / "folder", tempfile.NamedTemporaryFile
+    left = [times]
+
+    def removed(**arguments: Any) -> Any:
+        if left[0]:
+            left[0] -= 1
+            folder.rmdir()
+            folder.parent.rmdir()
+        return tried(**arguments)
+
+    monkeypatch.setattr(files.tempfile, "NamedTemporaryFile", removed)
+    check_writable(folder)
+    assert (left, names(tmp_path)) == ([0], [])
+
+
+def test_a_folder_that_is_made_meanwhile_is_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another process makes it, and removes it before it is looked at."""
+    folder, make, left = tmp_path / "folder", os.mkdir, [1]
+
+    def made(path: str, *mode: int) -> None:
+        if left[0]:
+            left[0] -= 1
+            raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST))
+        make(path, *mode)
+
+    monkeypatch.setattr(os, "mkdir", made)
+    check_writable(folder)
+    assert (left, names(tmp_path)) == ([0], [])
+
+
+def test_many_may_try_a_folder_at_once(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(check_writable, tmp_path / "new" / "folder") for _ in range(300)]:
+            done.result()
+
+
+def test_a_folder_that_is_never_there_is_not_tried_for_ever(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(files.tempfile, "NamedTemporaryFile", fail(errno.ENOENT))
+    with pytest.raises(UserError, match=r"Cannot write to the output folder .*: No such file"):
+        check_writable(tmp_path / "folder")
+    assert names(tmp_path) == []
 
 
 def test_hashes(tmp_path: Path) -> None:

@@ -19,6 +19,8 @@ from typing import Any
 from anprompt.errors import UserError
 
 PART = ".part"  # ends the name of a file that is being written
+TRIED = ".writable."  # begins the name of a file that only shows whether a folder can be written to
+TRIES = 20  # how often a folder is tried that other processes make and remove meanwhile
 
 
 def expanded(path: str | Path) -> Path:
@@ -156,15 +158,25 @@ def check_writable(folder: Path) -> None:
 
     Folders that are not there are made and removed again: nothing is left behind of a run that cannot start.
     """
-    if folder.exists() and not folder.is_dir():
+    if folder.is_file():
         raise UserError(f"'{folder}' is a file; give a folder for the output.")
+    for left in reversed(range(TRIES)):
+        try:
+            _try_file(folder)
+            return
+        except OSError as error:
+            # Another process that tries the same folder may have removed it, or made it, in between.
+            if left == 0 or not isinstance(error, FileNotFoundError | FileExistsError):
+                cause = error.strerror or error
+                raise UserError(f"Cannot write to the output folder '{folder}': {cause}.") from error
+
+
+def _try_file(folder: Path) -> None:
     absent = [place for place in (folder, *folder.parents) if not place.exists()]
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, prefix=".writable."):
+        with tempfile.NamedTemporaryFile(dir=folder, prefix=TRIED):
             pass
-    except OSError as error:
-        raise UserError(f"Cannot write to the output folder '{folder}': {error.strerror or error}.") from error
     finally:
         for place in absent:
             with contextlib.suppress(OSError):  # somebody else uses it by now

@@ -33,7 +33,7 @@ from safetensors.torch import load, save
 from torch import Tensor
 
 from anprompt.errors import UserError
-from anprompt.files import PART, atomic_path, check_writable, expanded, write_json
+from anprompt.files import PART, TRIED, atomic_path, check_writable, expanded, write_json
 
 if TYPE_CHECKING:
     from anprompt.clip.backbone import Backbone
@@ -80,19 +80,10 @@ class ActivationCache:
         self._check()
 
     def _check(self) -> None:
-        mark = self.folder / MARK
-        if not self.folder.exists():
-            try:
-                check_writable(self.folder)
-            except UserError as error:
-                raise UserError(f"Cannot make the activation cache '{self.folder}': {_cause(error)}.") from error
-            return
-        if not self.folder.is_dir():
+        if self.folder.is_file():
             raise UserError(f"'{self.folder}' is a file; give a folder for the activation cache.")
         try:
-            # A file being written is the mark itself, by another process.
-            others = [path for path in self.folder.iterdir() if not path.name.endswith(PART)]
-            known = json.loads(mark.read_text("utf-8")) if others else CONTENT
+            known = json.loads((self.folder / MARK).read_text("utf-8")) if self._holds_anything() else CONTENT
         except FileNotFoundError:
             raise UserError(
                 f"'{self.folder}' is not an activation cache and not empty: old entries of a cache are deleted, so "
@@ -107,6 +98,19 @@ class ActivationCache:
                 f"'{self.folder}' is not an activation cache that this version can use ('{MARK}' says otherwise): "
                 "give another folder, or delete this one."
             )
+
+    def _holds_anything(self) -> bool:
+        """Whether more is in the folder than what processes that start now put there; a new folder is tried."""
+        try:
+            names = [path.name for path in self.folder.iterdir()]
+        except (FileNotFoundError, NotADirectoryError):  # or another process has removed it, which only tried it
+            try:
+                check_writable(self.folder)
+            except UserError as error:
+                raise UserError(f"Cannot make the activation cache '{self.folder}': {_cause(error)}.") from error
+            return False
+        # A file being written is the mark, one that is tried shows whether that can be written.
+        return any(not (name.endswith(PART) or name.startswith(TRIED)) for name in names)
 
     @contextlib.contextmanager
     def attached(self, backbone: Backbone) -> Iterator[ActivationCache]:
