@@ -230,6 +230,19 @@ def test_baked_adapters(pixels: Tensor, tmp_path: Path) -> None:
     assert torch.equal(again.logits(pixels), grown)
 
 
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="only Linux says which files are mapped")
+@pytest.mark.parametrize("baked", [False, True])
+def test_a_loaded_adapter_does_not_live_in_its_file(baked: bool, tmp_path: Path) -> None:
+    """Windows replaces no file that is mapped into memory: it could not be saved where it came from."""
+    method = trained()
+    if baked:
+        method.bake()
+    save_adapter(tmp_path, method, ABOUT)
+    loaded, _ = load_adapter(tmp_path, random_backbone())
+    assert str(tmp_path / TENSORS) not in Path("/proc/self/maps").read_text()
+    save_adapter(tmp_path, loaded, ABOUT)
+
+
 def test_a_view_over_other_classes_can_be_saved(pixels: Tensor, tmp_path: Path) -> None:
     view = trained().with_classes(["river", "cat"], BANK)
     save_adapter(tmp_path, view, ABOUT)

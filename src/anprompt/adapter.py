@@ -236,7 +236,8 @@ def load_adapter(
     )
     names = [name for block in document["class_blocks"] for name in block["names"]]
     if document["baked"]:
-        method.bake(tensors, names)
+        # copies: what is baked keeps the tensors as they are, and Windows replaces no file that they are mapped from
+        method.bake({name: tensor.clone() for name, tensor in tensors.items()}, names)
     else:
         method.make_room({each: len(tensors[key]) for key, each in method.rows_per.items() if key in tensors})
         wanted, found = ({(n, tuple(t.shape)) for n, t in ts.items()} for ts in (method.state_dict(), tensors))
