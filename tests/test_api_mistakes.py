@@ -11,7 +11,7 @@ import pytest
 import torch
 from sklearn.model_selection import GridSearchCV
 
-from anprompt import PromptClassifier
+from anprompt import PromptClassifier, fitting
 from anprompt.clip import Backbone
 from anprompt.errors import UserError
 from anprompt.settings import Note
@@ -66,6 +66,18 @@ def test_mistakes_are_worded_for_python(backbone: Backbone, tmp_path: Path) -> N
     (tmp_path / "broken.jpg").write_bytes(b"no picture")
     with pytest.raises(UserError, match='bad_images="skip" leaves them out'):
         made.predict([tmp_path / "broken.jpg"])
+
+
+def test_a_folder_that_cannot_be_written_is_found_before_photos_are_read(
+    backbone: Backbone, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "read_images", lambda *_, **__: pytest.fail("photos were read"))
+    (tmp_path / "file").touch()
+    for place, words in (("file", "is a file; give a folder"), ("file/below", "Cannot write to the output folder")):
+        with pytest.raises(UserError, match=words):
+            estimator(backbone).fit(photo_folder, folder=tmp_path / place)
+    with pytest.raises(UserError, match="resume=True goes on with a training whose state is in a folder: name it"):
+        estimator(backbone).fit(photo_folder, resume=True)
 
 
 def test_notes_point_at_the_line_of_the_user(backbone: Backbone, photo_folder: Path, tmp_path: Path) -> None:

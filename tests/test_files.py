@@ -208,6 +208,14 @@ def test_two_processes_cannot_be_at_one_run(tmp_path: Path) -> None:
     assert said == []
 
 
+def test_a_lock_that_cannot_be_opened_is_one_sentence(tmp_path: Path) -> None:
+    (tmp_path / "lock").mkdir()
+    (tmp_path / "file").touch()
+    for path, words in ((tmp_path / "lock", "Is a directory"), (tmp_path / "file" / "lock", "(File exists|Not a dir)")):
+        with pytest.raises(UserError, match=rf"Cannot write '{path}': {words}"), locked(path, "'a run'", [].append):
+            pass
+
+
 @pytest.mark.parametrize("number", [errno.ENOSYS, errno.ENOLCK, errno.EOPNOTSUPP])
 def test_a_file_system_without_locks_is_said_once_and_stops_nothing(
     number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

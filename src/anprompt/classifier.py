@@ -117,7 +117,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         folder: where the training state is kept, so that an interrupted run can ``resume`` exactly.
         Labels are text, whole numbers or truth values; predictions are of the same kind. In sentences a class is called
         ``str(label)``, with spaces for ``_``.
-        Raises :class:`UserError` for anything wrong with names, data or settings, before training starts.
+        Raises :class:`UserError` for anything wrong with names, data, settings or ``folder``, before training starts.
         """
         of_pictures = None
         if labels is not None:

@@ -106,16 +106,20 @@ def locked(path: Path, run: str, say: Callable[[str], None]) -> Iterator[None]:
     """Keep other processes out of this block for the same ``path``. The lock goes with the process, however it ends.
 
     run: what users know it as, for the error. say: told, once in this process, where a file system has no locks.
-    Raises :class:`UserError` if another process is in it. Without effect on systems that have no ``flock``, and on file
-    systems that refuse it, as some network ones do.
+    Raises :class:`UserError` if another process is in it, or if ``path`` cannot be opened. Without effect on systems
+    that have no ``flock``, and on file systems that refuse it, as some network ones do.
     """
     try:
         import fcntl
     except ImportError:  # Windows
         yield
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a") as file:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = path.open("a")
+    except OSError as error:
+        raise UserError(f"Cannot write '{path}': {error.strerror or error}.") from error
+    with file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:

@@ -15,7 +15,7 @@ from anprompt.clip.cache import ActivationCache
 from anprompt.clip.precision import Choice, choose_precision, suitable_threads
 from anprompt.data import DataSource, Item, draw_few_shot, short_classes
 from anprompt.errors import UserError
-from anprompt.files import locked, sha256_json
+from anprompt.files import check_writable, locked, sha256_json
 from anprompt.inputs import as_source
 from anprompt.methods import Method, find_preset
 from anprompt.results import make_record
@@ -157,7 +157,7 @@ def prepare(
 ) -> Fit:
     """Turn what an estimator was ``asked`` for into a :class:`Fit`.
 
-    Names and values are checked before data is looked at, and data before any picture is read.
+    Names, values and the folder are checked before data is looked at, and data before any picture is read.
     """
     began = time.perf_counter()
     kind = methods.find(asked.method)
@@ -168,6 +168,7 @@ def prepare(
     check_settings(asked.shots, asked.random_state, asked.storage)
     shots, seed, device = int(asked.shots), int(asked.random_state), find_device(asked.device)
     cache, memory_limit = cache_for(asked.cache), check_limit(asked.memory_gb)
+    _check_folder(folder, resume)
 
     whole = as_source(data, labels)
     source = whole.subset(asked.subset)
@@ -225,6 +226,14 @@ def prepare(
         method, source, images, used, recipe, settings, chosen, asked.storage, cache, memory_limit, folder, resume,
         prepared=time.perf_counter() - began,
     )  # fmt: skip
+
+
+def _check_folder(folder: Path | None, resume: bool) -> None:
+    """Refuse a place where no training state can be kept."""
+    if folder is not None:
+        check_writable(folder)
+    elif resume:
+        raise UserError("resume=True goes on with a training whose state is in a folder: name it with folder=.")
 
 
 def _draw(whole: DataSource, subset: str, shots: int, seed: int) -> list[Item]:
