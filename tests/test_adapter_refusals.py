@@ -7,6 +7,7 @@ import errno
 import json
 import math
 import os
+import re
 import resource
 import shutil
 from collections.abc import Callable, Iterator
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from torch import Tensor
 
 from anprompt import __version__, files
@@ -34,14 +35,31 @@ from helpers_clip import random_backbone
 from helpers_fit import ABOUT, pictures, trained
 
 
-def test_somebody_elses_readme_is_not_replaced(tmp_path: Path) -> None:
-    (tmp_path / "README.md").write_text("# My thesis")
-    with pytest.raises(UserError, match=r"README\.md' is there already and is none that anprompt wrote"):
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("README.md", b"# My thesis"),
+        ("adapter.json", b'{"format": "peft", "rank": 4}'),
+        ("adapter.safetensors", save({"lora": torch.zeros(2)}, metadata={"format": "pt"})),
+        ("adapter.safetensors", save({"lora": torch.zeros(2)})),
+        ("adapter.safetensors", b"weights of another program"),
+    ],
+)
+def test_somebody_elses_files_are_not_replaced(name: str, content: bytes, tmp_path: Path) -> None:
+    (tmp_path / name).write_bytes(content)
+    words = f"'{tmp_path}' holds files of yours that would be replaced; give another folder: {name}"
+    with pytest.raises(UserError, match=f"^{re.escape(words)}$"):
         save_adapter(tmp_path, trained(), ABOUT)
-    assert [path.name for path in tmp_path.iterdir()] == ["README.md"]
-    (tmp_path / "README.md").unlink()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {name: content}
+
+
+def test_an_adapter_is_replaced_also_a_damaged_or_empty_one(folder: Path) -> None:
+    for name in (TENSORS, DOCUMENT):
+        (folder / name).write_bytes((folder / name).read_bytes()[:-10])
+    (folder / "README.md").write_bytes(b"")
     for _ in range(2):
-        save_adapter(tmp_path, trained(), ABOUT)
+        save_adapter(folder, trained(), ABOUT)
+        load_adapter(folder, random_backbone())
 
 
 @pytest.fixture(scope="module")

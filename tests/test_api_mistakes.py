@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save
 from sklearn.model_selection import GridSearchCV
 
 from anprompt import PromptClassifier, fitting
@@ -78,6 +80,40 @@ def test_a_folder_that_cannot_be_written_is_found_before_photos_are_read(
             estimator(backbone).fit(photo_folder, folder=tmp_path / place)
     with pytest.raises(UserError, match="resume=True goes on with a training whose state is in a folder: name it"):
         estimator(backbone).fit(photo_folder, resume=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("log.jsonl", b'{"epoch": 1, "step": 1, "loss": 0.5}\n'),
+        ("log.jsonl", b"[]\n"),
+        ("log.jsonl", b"\xff"),
+        ("state.safetensors", save({"weight": torch.zeros(2)}, metadata={"format": "pt"})),
+        ("state.safetensors", save({"weight": torch.zeros(2)})),
+        ("state.safetensors", (99).to_bytes(8, "little") + b"[1, 2]"),
+    ],
+)
+def test_a_folder_of_somebody_elses_run_is_left_alone(
+    name: str, content: bytes, backbone: Backbone, photo_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fitting, "read_images", lambda *_, **__: pytest.fail("photos were read"))
+    (tmp_path / name).write_bytes(content)
+    words = f"'{tmp_path}' holds files of yours that would be replaced; give another folder: {name}"
+    for resume in (False, True):
+        with pytest.raises(UserError, match=f"^{re.escape(words)}$"):
+            estimator(backbone).fit(photo_folder, folder=tmp_path, resume=resume)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {name: content}
+
+
+def test_a_folder_of_an_earlier_run_is_used_again(backbone: Backbone, photo_folder: Path, tmp_path: Path) -> None:
+    """Also where its state is damaged, and its log was begun only."""
+    made = estimator(backbone, method="coop", shots=1, recipe={"epochs": 1})
+    made.fit(photo_folder, folder=tmp_path)
+    state = tmp_path / "state.safetensors"
+    state.write_bytes(state.read_bytes()[:-10])
+    made.fit(photo_folder, folder=tmp_path)
+    (tmp_path / "log.jsonl").write_bytes(b"")
+    made.fit(photo_folder, folder=tmp_path)
 
 
 def test_notes_point_at_the_line_of_the_user(backbone: Backbone, photo_folder: Path, tmp_path: Path) -> None:

@@ -12,15 +12,20 @@ from helpers_cli import Cli, Refused, contents, write_photos
 PROBE = ("--method", "linear-probe", "--shots", 1, "--recipe.epochs", 2)
 
 
-@pytest.mark.parametrize("name", ["README.md", "config.yaml", "record.json"])
+NAMES = ["README.md", "config.yaml", "record.json", "adapter.json", "adapter.safetensors", "training/log.jsonl",
+         "training/state.safetensors"]  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_files_of_others_are_not_replaced(
     name: str, small_clip: Path, photo_folder: Path, tmp_path: Path, refused: Refused
 ) -> None:
+    (tmp_path / name).parent.mkdir(exist_ok=True)
     (tmp_path / name).write_bytes(b"method: \xff" if name == "config.yaml" else b"mine")
     before = contents(tmp_path)
-    message = refused("fit", photo_folder, "--backbone", small_clip, *PROBE, "--out", tmp_path)
-    assert f"'{tmp_path}' holds files of yours that would be replaced" in message
-    assert name in message
+    for resume in ((), ("--resume",)):
+        message = refused("fit", photo_folder, "--backbone", small_clip, *PROBE, "--out", tmp_path, *resume)
+        assert f"'{tmp_path}' holds files of yours that would be replaced; give another --out: {name}" in message
     assert contents(tmp_path) == before
 
 

@@ -84,6 +84,8 @@ def test_demo_writes_over_its_own_files_only(tmp_path: Path, cli: Cli) -> None:
     assert "holds files of yours that would be replaced; give another --out:\n  - predictions.png\n  - demo.json" in err
     (tmp_path / "demo.json").write_text('{"record_version": 1}')
     (tmp_path / "predictions.png").unlink()
+    assert "adapter' holds files of yours that would be replaced" in cli("demo", "--out", tmp_path).err
+    (tmp_path / "adapter" / "adapter.json").write_text('{"format": "anprompt-adapter"}')
     code, out, _ = cli("demo", "--out", tmp_path, "--json")
     assert code == 0
     assert json.loads(out) == json.loads((tmp_path / "demo.json").read_text())

@@ -24,7 +24,7 @@ from anprompt.clip.precision import PRECISIONS, Choice, precision_of_adapter
 from anprompt.errors import UserError, did_you_mean, unknown_name
 from anprompt.files import atomic_paths, check_writable, expanded, remove_parts, sha256_file, sha256_json, to_json
 from anprompt.methods import Method
-from anprompt.outputs import is_marked
+from anprompt.outputs import check_foreign, is_marked, metadata_of
 from anprompt.settings import note
 from anprompt.text import DescriptionBank
 
@@ -51,9 +51,20 @@ def round_to_storage(method: Method, dtype: str) -> None:
         parameter.copy_(rounded)
 
 
-def is_card(file: Path) -> bool:
-    """Whether a README.md is an adapter's."""
+def _is_document(file: Path) -> bool:
+    return is_marked(file, f'"format": "{FORMAT}"')  # a damaged one is ours too
+
+
+def _is_tensors(file: Path) -> bool:
+    return metadata_of(file).get("format") == FORMAT
+
+
+def _is_card(file: Path) -> bool:
     return is_marked(file, CARD_SAYS)
+
+
+# The files of an adapter, and whether a file of that name is one's.
+WRITTEN = {TENSORS: _is_tensors, DOCUMENT: _is_document, CARD: _is_card}
 
 
 def save_adapter(folder: Path, method: Method, about: Mapping[str, Any]) -> None:
@@ -62,12 +73,11 @@ def save_adapter(folder: Path, method: Method, about: Mapping[str, Any]) -> None
     about: ``preset``, ``recipe``, ``data``, ``metrics`` and whatever else belongs into the document. ``storage`` is the
         number format of the learned tensors, ``"fp16"`` (default) or ``"fp32"``; frozen prompts are stored as they are.
 
-    Raises :class:`UserError` when the folder cannot be written or holds a README.md of somebody else's; an adapter
-    that was there is then as it was.
+    Raises :class:`UserError` when the folder cannot be written or holds files of these names that are no adapter's;
+    what was there is then as it was.
     """
     check_writable(folder)
-    if (card := folder / CARD).exists() and not is_card(card):
-        raise UserError(f"'{card}' is there already and is none that anprompt wrote: name another folder.")
+    check_foreign(folder, WRITTEN, option="folder")
     paths = folder / TENSORS, folder / DOCUMENT, folder / CARD
     remove_parts(*paths)
     baked = method.baked is not None

@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from anprompt.adapter import CARD, DOCUMENT, TENSORS
+from anprompt.adapter import DOCUMENT, TENSORS, WRITTEN
 from anprompt.classifier import PromptClassifier
 from anprompt.clip import load_backbone
 from anprompt.data import open_data
 from anprompt.errors import UserError
 from anprompt.files import check_writable
-from anprompt.outputs import check_outputs
+from anprompt.outputs import check_foreign, check_outputs
 from anprompt.report.contact_sheet import Tile, save_contact_sheet
 from anprompt.results import harmonic_mean, make_record, write_record
 from anprompt.settings import Progress
@@ -52,9 +52,10 @@ def run_demo(out: Path, seeds: Sequence[int], data: str = DATA, progress: Progre
     check_writable(out)
     check_outputs(out, [SHEET], RECORD)
     adapter = out / "adapter"
-    found = [name for name in (DOCUMENT, TENSORS, CARD) if (adapter / name).exists()]
+    found = [name for name in WRITTEN if (adapter / name).exists()]
     if found and not (out / RECORD).exists():
         raise UserError(f"'{adapter}' holds files that no demo wrote ({', '.join(found)}): give another --out.")
+    check_foreign(adapter, WRITTEN)
     began = time.perf_counter()
     source = open_data(data)
     backbone = load_backbone("miniature")

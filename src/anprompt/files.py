@@ -81,8 +81,8 @@ def _put_in_place(parts: Sequence[Path], paths: Sequence[Path]) -> None:
             try:
                 os.replace(kept[path], path) if path in kept else path.unlink()
             except OSError:
-                copy = kept.pop(path, None)  # so that it stays
-                stuck.append(f"'{path}' (there was none)" if copy is None else f"'{path}' (the old one is '{copy}')")
+                old = f"the old one is '{kept.pop(path)}'" if path in kept else "there was none"  # popped, so it stays
+                stuck.append(f"'{path}' ({old})")
         if stuck:
             raise UserError(
                 f"Only some files could be written ({error}), and they cannot be put back: {', '.join(stuck)}."

@@ -18,6 +18,7 @@ from anprompt.errors import UserError
 from anprompt.files import check_writable, locked, sha256_json
 from anprompt.inputs import as_source
 from anprompt.methods import Method, find_preset
+from anprompt.outputs import check_foreign
 from anprompt.results import make_record
 from anprompt.settings import (
     Progress,
@@ -33,6 +34,7 @@ from anprompt.settings import (
 )
 from anprompt.text import fill
 from anprompt.training import (
+    WRITTEN,
     FrozenPhotos,
     MemoryPlan,
     Recipe,
@@ -229,9 +231,10 @@ def prepare(
 
 
 def _check_folder(folder: Path | None, resume: bool) -> None:
-    """Refuse a place where no training state can be kept."""
+    """Refuse a place where no training state can be kept, or where the user's files would be replaced by it."""
     if folder is not None:
         check_writable(folder)
+        check_foreign(folder, WRITTEN, option="folder")
     elif resume:
         raise UserError("resume=True goes on with a training whose state is in a folder: name it with folder=.")
 

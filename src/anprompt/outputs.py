@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
@@ -13,6 +14,7 @@ from anprompt.errors import Problems
 SIGNED: dict[str, dict[str, Any]] = {"png": {"Software": "anprompt"}, "svg": {"Creator": "anprompt", "Date": None}}
 SIGNS = (b"Software\0anprompt", b"<dc:title>anprompt</dc:title>")
 HEAD = 4096  # bytes of a file in which its sign stands
+LARGEST = 10**8  # bytes of a safetensors header, as the format has it
 
 
 def is_figure(file: Path) -> bool:
@@ -31,6 +33,18 @@ def is_marked(file: Path, mark: str) -> bool:
         return mark in file.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return False
+
+
+def metadata_of(file: Path) -> dict[str, Any]:
+    """The metadata of a safetensors file, also of one whose end is missing; empty for any other file."""
+    try:
+        with file.open("rb") as opened:
+            length = int.from_bytes(opened.read(8), "little")
+            header = json.loads(opened.read(min(length, LARGEST)))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    found = header.get("__metadata__") if isinstance(header, dict) else None
+    return found if isinstance(found, dict) else {}
 
 
 def is_record(file: Path) -> bool:
@@ -53,12 +67,14 @@ def check_foreign(
 ) -> None:
     """:class:`UserError` where files in ``folder`` would be lost that no earlier run has written, or that are read.
 
-    wanted: by the name of each file that will be written, whether a file of that name is an earlier run's.
+    wanted: by the name of each file that will be written, whether a file of that name is an earlier run's. Empty files
+        may be anybody's: nothing is lost with them.
     """
     problems = Problems(f"'{folder}' holds files of yours that would be replaced; give another {option}:")
     read = {path.resolve() for path in inputs}
     for name, is_ours in wanted.items():
         file = folder / name
-        if os.path.exists(file) and (file.resolve() in read or not is_ours(file)):
+        empty = os.path.isfile(file) and not os.path.getsize(file)
+        if os.path.exists(file) and (file.resolve() in read or not (empty or is_ours(file))):
             problems.add(name)
     problems.raise_if_any()

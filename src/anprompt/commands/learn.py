@@ -98,10 +98,10 @@ def fit(
     _resolve(given, None)  # mistakes in names and values first: they need no data
     check_limit(memory_gb)
     opened = cache_for(cache, cache_limit)
-    if (folder / "adapter.json").exists() and not resume:
-        raise UserError(f"'{folder}' already holds an adapter: give another --out, or remove it first.")
     check_writable(folder)
     _check_foreign(folder)
+    if (folder / "adapter.json").exists() and not resume:
+        raise UserError(f"'{folder}' already holds an adapter: give another --out, or remove it first.")
     source = as_source(data, data_root=data_root)
     _check_apart(folder, data, source)
     config = _resolve(given, source.benchmark)
@@ -165,11 +165,12 @@ def fit(
 
 def _check_foreign(folder: Path) -> None:
     """Refuse a folder with files that the run would replace and that no earlier run has written."""
-    from anprompt.adapter import CARD, is_card
+    from anprompt import adapter, training
     from anprompt.outputs import check_foreign, is_marked, is_record
 
     heading = CONFIG_HEADING.partition("\n")[0]
-    check_foreign(folder, {CONFIG: lambda file: is_marked(file, heading), RECORD: is_record, CARD: is_card})
+    own = {CONFIG: lambda file: is_marked(file, heading), RECORD: is_record, **adapter.WRITTEN}
+    check_foreign(folder, own | {f"{TRAINING}/{name}": is_ours for name, is_ours in training.WRITTEN.items()})
 
 
 def _check_apart(folder: Path, data: str, source: DataSource) -> None:

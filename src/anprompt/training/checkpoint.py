@@ -14,6 +14,7 @@ from torch import Tensor
 from anprompt.errors import UserError
 from anprompt.files import atomic_path
 from anprompt.methods.base import Method
+from anprompt.outputs import metadata_of
 
 FILE = "state.safetensors"
 
@@ -52,6 +53,11 @@ def save_state(
     }
     with atomic_path(folder / FILE) as part:
         part.write_bytes(save(tensors, metadata=about))  # save_file would hide why the system refused
+
+
+def is_state(file: Path) -> bool:
+    """Whether ``file`` is the state of a training."""
+    return "fingerprint" in metadata_of(file)
 
 
 def kept_precision(folder: Path) -> str | None:
@@ -95,7 +101,7 @@ def load_state(
         changed = changes(json.loads(metadata["fingerprint"]), fingerprint)
     except (SafetensorError, OSError, TypeError, KeyError, ValueError, AttributeError) as error:
         raise UserError(
-            f"The training state '{path}' cannot be read ({error}): start anew without --resume."
+            f"The training state '{path}' cannot be read ({error}): remove it and start anew without --resume."
         ) from error
     if changed:
         raise UserError(

@@ -58,6 +58,16 @@ class RunLog:
         ]  # fmt: skip
 
 
+def is_log(file: Path) -> bool:
+    """Whether ``file`` is the log of a training, by its first line."""
+    try:
+        with file.open(encoding="utf-8") as opened:
+            row = json.loads(opened.readline())
+    except (OSError, ValueError, RecursionError):
+        return False
+    return isinstance(row, dict) and set(PLACE) <= row.keys()
+
+
 def _position(line: str) -> tuple[float, float]:
     try:
         row = json.loads(line)

@@ -12,15 +12,16 @@ from anprompt.errors import UserError
 from anprompt.files import remove_parts
 from anprompt.methods.base import Method
 from anprompt.training.batches import augmented_batches, steps_in_epoch
-from anprompt.training.checkpoint import FILE, load_state, save_state
+from anprompt.training.checkpoint import FILE, is_state, load_state, save_state
 from anprompt.training.compiled import compiled_blocks
 from anprompt.training.images import TrainingImages
 from anprompt.training.interrupt import watch_signals
-from anprompt.training.log import LOG, Diverged, RunLog, StepReader, steps_between_reads
+from anprompt.training.log import LOG, Diverged, RunLog, StepReader, is_log, steps_between_reads
 from anprompt.training.photos import FrozenPhotos
 from anprompt.training.recipe import Recipe
 
 Report = Callable[[int, int, int, dict[str, float]], None]
+WRITTEN = {FILE: is_state, LOG: is_log}  # into a run's folder, and whether a file of that name is an earlier run's
 KEEP_EVERY = 300.0  # seconds after the last state until another is kept in the middle of an epoch: these may be long
 
 
