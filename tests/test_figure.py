@@ -13,6 +13,7 @@ from PIL import Image
 from anprompt.errors import UserError
 from anprompt.report.few_shot_figure import STYLES, figure_files, place, save_few_shot_figure
 from anprompt.results.tables import Table
+from anprompt.results.wide import wide
 from helpers_records import read_back, record, table_of
 
 SHOTS = (1, 2, 4, 8, 16)
@@ -104,3 +105,18 @@ def test_a_single_method_and_data_set(tmp_path: Path) -> None:
     records = [record("few-shot", "coop", "dtd", "all", 1, 50 + shots, shots=shots) for shots in (1, 4)]
     for file in save_few_shot_figure(table_of("6", read_back(tmp_path, records)), tmp_path / "one"):
         assert file.stat().st_size > 1000
+
+
+def test_data_of_a_users_may_be_called_like_an_average(tmp_path: Path) -> None:
+    """As "photos without helmet" in a folder `without helmet`: it is a data set, also where it is the only one."""
+    alone = [record("few-shot", "coop", "without helmet", "all", 1, 50, shots=1, benchmarks={})]
+    svg = save_few_shot_figure(table_of("6", read_back(tmp_path / "one", alone)), tmp_path / "one")[1]
+    assert "without helmet" in svg.read_text(encoding="utf-8")
+    targets = ("without helmet", "average of 2", "photos")
+    transfers = [
+        record("cross-dataset", "coop", name, "all", 1, 50, source="toyworld", benchmarks={}) for name in targets
+    ]
+    made = wide(table_of("II", read_back(tmp_path / "three", transfers)))
+    assert made is not None
+    assert [(column.over, column.head) for column in made.columns if column.over] == [("average", "of 3")]
+    assert {column.head for column in made.columns if not column.over} == set(targets)

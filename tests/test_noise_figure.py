@@ -11,7 +11,7 @@ from PIL import Image
 from anprompt.report.noise_figure import save_noise_figure
 from anprompt.results.grid import Value
 from anprompt.results.tables import Table
-from helpers_cli import Cli
+from helpers_cli import Cli, Refused
 from helpers_records import Record, halves, read_back, rows_of, table_of, write_records
 
 KINDS = ("synonym", "mask", "shuffle", "drop", "bank")
@@ -67,3 +67,10 @@ def test_bars_of_one_seed_and_without_dapt(tmp_path: Path) -> None:
     one = [entry for entry in records() if entry["config"]["seed"] == 1 and entry["config"]["method"] == "anprompt"]
     files = save_noise_figure(table_of("X", read_back(tmp_path, one)), tmp_path / "x")
     assert all(file.stat().st_size > 1000 for file in files)
+
+
+def test_nothing_is_drawn_of_halves_alone(tmp_path: Path, refused: Refused) -> None:
+    write_records(tmp_path, [records()[0]])
+    message = refused("table", "X", "--results", tmp_path, "--figure", tmp_path / "x.png")
+    assert "cannot be drawn yet: no row has all that it needs; without --figure the table says which" in message
+    assert not list(tmp_path.glob("x.*"))

@@ -53,18 +53,18 @@ def save_few_shot_figure(table: Table, path: Path) -> tuple[Path, Path]:
     from matplotlib.figure import Figure
 
     files = figure_files(path)
-    panels = list(dict.fromkeys(row.group for row in table.rows if not row.group.startswith("without ")))
+    panels = {row.group: row.of for row in table.rows if row.of != "without"}
     across = min(COLUMNS, len(panels))
     down = math.ceil(len(panels) / across)
     styles = _styles(table)
     with rc_context(PLAIN):
         figure = Figure(figsize=(max(PANEL[0] * across, 4.5), PANEL[1] * down + 0.6), layout="constrained")
         FigureCanvasAgg(figure)
-        for i, group in enumerate(panels):
+        for i, (group, of) in enumerate(panels.items()):
             axes = figure.add_subplot(down, across, i + 1)
             for row in (row for row in table.rows if row.group == group):
                 _draw(axes, row, styles[row.label])
-            axes.set_title(group, fontsize=10, fontweight="bold" if group.startswith("average") else "normal")
+            axes.set_title(group, fontsize=10, fontweight="normal" if of == "single" else "bold")
             _dress(axes, table)
             if i % across == 0:
                 axes.set_ylabel("accuracy (%)", fontsize=9)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from anprompt.errors import UserError
 from anprompt.files import atomic_paths
 from anprompt.outputs import SIGNED
 from anprompt.report.few_shot_figure import PLAIN, figure_files
@@ -19,6 +20,8 @@ def save_noise_figure(table: Table, path: Path) -> tuple[Path, Path]:
 
     Bars are harmonic means over base and new classes (or accuracies), lines on them one standard deviation over seeds
     to each side; in brackets the paper's values, which are means over its eleven data sets.
+
+    Raises :class:`UserError` where not one bar can be drawn, because of runs that are missing.
     """
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -27,6 +30,9 @@ def save_noise_figure(table: Table, path: Path) -> tuple[Path, Path]:
     files = figure_files(path)
     measure = table.measures[-1]
     drawn = [(row, cell) for row in _first_block(table) if isinstance(cell := row.cells.get(measure), Value)]
+    if not drawn:
+        raise UserError(f"'{path}' cannot be drawn yet: no row has all that it needs; without --figure the table says "
+                        "which runs are missing.")  # fmt: skip
     drawn.sort(key=lambda pair: pair[1].mean)
     with rc_context(PLAIN):
         figure = Figure(figsize=(6.4, 0.9 + 0.42 * len(drawn)), layout="constrained")

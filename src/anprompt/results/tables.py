@@ -44,6 +44,7 @@ HEADS = {"accuracy": "accuracy", "base": "base", "new": "new", "hm": "HM"}
 SOURCE = " (source)"  # ends the name of the data set that transferred methods were trained on
 Kind = Literal["count", "value", "paper", "difference"]
 Cell = Value | float | str | None
+BlockKind = Literal["average", "without", "single"]
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class Column:
 class Row:
     """One line of one group; ``best`` are the keys of the columns in which no other line of the group is better.
 
-    ``kind`` is that of all cells where it is not the columns'.
+    ``kind`` is that of all cells where it is not the columns'; ``of`` says whether the group is one data set.
     """
 
     group: str
@@ -69,6 +70,7 @@ class Row:
     cells: Mapping[str, Cell]
     best: frozenset[str]
     kind: Kind | None = None
+    of: BlockKind = "single"
 
 
 @dataclass(frozen=True)
@@ -113,7 +115,7 @@ class Block:
 
     title: str
     data_sets: tuple[str, ...]
-    kind: Literal["average", "without", "single"]
+    kind: BlockKind
 
 
 def build_table(name: str, scope: Scope, results: Sequence[Result], left_out: Sequence[str] = ()) -> Table:
@@ -230,7 +232,7 @@ def _rows(grid: Grid, block: Block, measures: Sequence[str], paper: Mapping[str,
             theirs = cells[f"paper_{measure}"] = printed.get(measure)
             if theirs is not None and compares:
                 cells[f"difference_{measure}"] = ours.mean - theirs
-        rows.append(Row(block.title, line.label, cells, best[line.label]))
+        rows.append(Row(block.title, line.label, cells, best[line.label], of=block.kind))
     return rows
 
 

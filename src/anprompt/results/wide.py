@@ -20,7 +20,8 @@ def wide(table: Table) -> Table | None:
     """
     if table.measures != ("accuracy",):
         return None
-    groups = sorted(dict.fromkeys(row.group for row in table.rows), key=_is_average)  # stable
+    averaged = {row.group: row.of != "single" for row in table.rows}
+    groups = sorted(averaged, key=lambda group: averaged[group])  # stable
     by_place = {(row.label, row.group): row for row in table.rows}
     rows = []
     for label in dict.fromkeys(row.label for row in table.rows):
@@ -32,19 +33,15 @@ def wide(table: Table) -> Table | None:
             beneath = {group: row.cells.get(key) for group, row in own.items()}
             if any(cell is not None for cell in beneath.values()):
                 rows.append(Row(label, name, beneath, frozenset(), kind))
-    columns = tuple(Column(group, *_heading(group)) for group in groups)
+    columns = tuple(Column(group, *_heading(group, averaged[group])) for group in groups)
     return table.with_layout((table.heads[1], ""), columns, tuple(rows))
 
 
-def _is_average(group: str) -> bool:
-    return group.startswith(("average of ", "without "))
-
-
-def _heading(group: str) -> tuple[str, Kind, str]:
+def _heading(group: str, averaged: bool) -> tuple[str, Kind, str]:
     """Heading, kind, and the heading above: averages in two lines, and the source marked."""
     if group.endswith(SOURCE):
         return group.removesuffix(SOURCE), "value", "source"
-    above, _, below = group.partition(" ") if _is_average(group) else ("", "", group)
+    above, _, below = group.partition(" ") if averaged else ("", "", group)
     return below, "value", above
 
 
