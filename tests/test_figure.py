@@ -13,7 +13,6 @@ from PIL import Image
 from anprompt.errors import UserError
 from anprompt.report.few_shot_figure import STYLES, figure_files, place, save_few_shot_figure
 from anprompt.results.tables import Table
-from anprompt.results.wide import wide
 from helpers_records import read_back, record, table_of
 
 SHOTS = (1, 2, 4, 8, 16)
@@ -101,22 +100,19 @@ def test_the_same_table_gives_the_same_files(curves: Table, files: tuple[Path, P
     assert sorted(tmp_path.iterdir()) == sorted(again)
 
 
+@pytest.mark.parametrize("names", [["without helmet"], ["without helmet", "average of 2"], ["average", "dtd"]])
+def test_own_data_called_like_an_average_have_their_panel(names: list[str], tmp_path: Path) -> None:
+    records = [
+        record("few-shot", "coop", name, "all", 1, 50 + shots, shots=shots) for name in names for shots in (1, 4)
+    ]
+    table = table_of("6", read_back(tmp_path, records))
+    svg = save_few_shot_figure(table, tmp_path / "six")[1]
+    assert len(paths(svg, "coop")) == len(names) + (len(names) > 1)
+    bold = [element for element in ElementTree.parse(svg).getroot().iter() if "700" in element.get("style", "")]
+    assert ["".join(element.itertext()).strip() for element in bold] == ["average of 2"] * (len(names) > 1)
+
+
 def test_a_single_method_and_data_set(tmp_path: Path) -> None:
     records = [record("few-shot", "coop", "dtd", "all", 1, 50 + shots, shots=shots) for shots in (1, 4)]
     for file in save_few_shot_figure(table_of("6", read_back(tmp_path, records)), tmp_path / "one"):
         assert file.stat().st_size > 1000
-
-
-def test_data_of_a_users_may_be_called_like_an_average(tmp_path: Path) -> None:
-    """As "photos without helmet" in a folder `without helmet`: it is a data set, also where it is the only one."""
-    alone = [record("few-shot", "coop", "without helmet", "all", 1, 50, shots=1, benchmarks={})]
-    svg = save_few_shot_figure(table_of("6", read_back(tmp_path / "one", alone)), tmp_path / "one")[1]
-    assert "without helmet" in svg.read_text(encoding="utf-8")
-    targets = ("without helmet", "average of 2", "photos")
-    transfers = [
-        record("cross-dataset", "coop", name, "all", 1, 50, source="toyworld", benchmarks={}) for name in targets
-    ]
-    made = wide(table_of("II", read_back(tmp_path / "three", transfers)))
-    assert made is not None
-    assert [(column.over, column.head) for column in made.columns if column.over] == [("average", "of 3")]
-    assert {column.head for column in made.columns if not column.over} == set(targets)

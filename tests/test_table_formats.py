@@ -181,6 +181,18 @@ def test_transfers_in_the_terminal_and_in_latex(transfer: Table) -> None:
     assert [row["data_set"] for row in rows][:3] == ["average of 4", "average of 4", "ImageNet (source)"], "always long"
 
 
+def test_own_data_called_like_an_average_or_a_source_stay_where_they_are(tmp_path: Path) -> None:
+    targets = ("without helmet", "average of 2", "helmets (source)")
+    records = [
+        record("cross-dataset", "coop", name, "all", 1, 50 + i, source="imagenet") for i, name in enumerate(targets)
+    ]
+    records += [record("cross-dataset", "coop", "imagenet", "all", 1, 70, source="imagenet")]
+    lines = render(table_of("II", read_back(tmp_path, records)), "markdown").splitlines()
+    grid = [[cell.strip() for cell in line.split("|")[1:-1]] for line in lines if line.startswith("|")]
+    assert grid[0][2:] == ["source ImageNet", *sorted(targets), "average of 3"]
+    assert grid[2][2:] == ["70.00", "51.00", "52.00", "50.00", "51.00"]
+
+
 @pytest.mark.parametrize("shape", FORMATS)
 def test_no_negative_zero(shape: str, tmp_path: Path) -> None:
     printed = paper_cells("base-to-new", "anprompt")["dtd"]

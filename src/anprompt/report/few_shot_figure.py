@@ -53,18 +53,19 @@ def save_few_shot_figure(table: Table, path: Path) -> tuple[Path, Path]:
     from matplotlib.figure import Figure
 
     files = figure_files(path)
-    panels = {row.group: row.of for row in table.rows if row.of != "without"}
+    panels = list(dict.fromkeys(row.block for row in table.rows if row.of != "without"))
     across = min(COLUMNS, len(panels))
     down = math.ceil(len(panels) / across)
     styles = _styles(table)
     with rc_context(PLAIN):
         figure = Figure(figsize=(max(PANEL[0] * across, 4.5), PANEL[1] * down + 0.6), layout="constrained")
         FigureCanvasAgg(figure)
-        for i, (group, of) in enumerate(panels.items()):
+        for i, panel in enumerate(panels):
             axes = figure.add_subplot(down, across, i + 1)
-            for row in (row for row in table.rows if row.group == group):
+            for row in (row for row in table.rows if row.block == panel):
                 _draw(axes, row, styles[row.label])
-            axes.set_title(group, fontsize=10, fontweight="normal" if of == "single" else "bold")
+            of, title = panel
+            axes.set_title(title, fontsize=10, fontweight="bold" if of == "average" else "normal")
             _dress(axes, table)
             if i % across == 0:
                 axes.set_ylabel("accuracy (%)", fontsize=9)

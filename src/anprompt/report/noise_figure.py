@@ -9,6 +9,7 @@ from anprompt.files import atomic_paths
 from anprompt.outputs import SIGNED
 from anprompt.report.few_shot_figure import PLAIN, figure_files
 from anprompt.results.grid import Value
+from anprompt.results.notes import missing_runs
 from anprompt.results.tables import Row, Table
 
 OWN, OTHER, BESIDE = "#0072B2", "#56B4E9", "#999999"  # told apart by colour-blind people, and in grey
@@ -21,7 +22,8 @@ def save_noise_figure(table: Table, path: Path) -> tuple[Path, Path]:
     Bars are harmonic means over base and new classes (or accuracies), lines on them one standard deviation over seeds
     to each side; in brackets the paper's values, which are means over its eleven data sets.
 
-    Raises :class:`UserError` where not one bar can be drawn, because of runs that are missing.
+    Raises:
+        UserError: no seed has both base and new yet.
     """
     from matplotlib import rc_context
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -31,8 +33,8 @@ def save_noise_figure(table: Table, path: Path) -> tuple[Path, Path]:
     measure = table.measures[-1]
     drawn = [(row, cell) for row in _first_block(table) if isinstance(cell := row.cells.get(measure), Value)]
     if not drawn:
-        raise UserError(f"'{path}' cannot be drawn yet: no row has all that it needs; without --figure the table says "
-                        "which runs are missing.")  # fmt: skip
+        missing = missing_runs(table.grid)
+        raise UserError(f"No bar can be drawn before a seed has both base and new; these runs are missing: {missing}.")
     drawn.sort(key=lambda pair: pair[1].mean)
     with rc_context(PLAIN):
         figure = Figure(figsize=(6.4, 0.9 + 0.42 * len(drawn)), layout="constrained")
@@ -61,7 +63,7 @@ def save_noise_figure(table: Table, path: Path) -> tuple[Path, Path]:
 
 
 def _first_block(table: Table) -> list[Row]:
-    return [row for row in table.rows if row.group == table.rows[0].group]
+    return [row for row in table.rows if row.block == table.rows[0].block]
 
 
 def _name(row: Row) -> str:

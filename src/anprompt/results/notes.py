@@ -46,8 +46,8 @@ def _incomparable(protocol: str, results: Sequence[Result]) -> str:
     return f"These numbers do not compare with the paper's: {_listed(reasons)}." if reasons else ""
 
 
-def _missing(grid: Grid) -> str:
-    """Which runs a complete table still needs: every line on every data set with every seed."""
+def missing_runs(grid: Grid) -> str:
+    """Which runs a complete table still needs: every line on every data set with every seed; empty if none."""
     every = grid.seeds()
     gaps = []
     for data_set in grid.data_sets:
@@ -63,11 +63,14 @@ def _missing(grid: Grid) -> str:
                 what = "" if of == measures else f" {', '.join(of)}" + " shots" * of[0].isdigit()
                 which = f" seed{'s' * (len(seeds) > 1)} {', '.join(map(str, seeds))}" if seeds else ""
                 gaps.append(f"{title_of(data_set)} {line.label}{what}{which}")
-    if not gaps:
-        return ""
     rest = f" and {len(gaps) - MANY} more" if len(gaps) > MANY else ""
+    return f"{_listed(gaps[:MANY])}{rest}"
+
+
+def _missing(grid: Grid) -> str:
+    missing = missing_runs(grid)
     halves = " A seed counts once it has both base and new." if "base" in grid.measures else ""
-    return f"Incomplete, these runs are missing: {_listed(gaps[:MANY])}{rest}.{halves}"
+    return f"Incomplete, these runs are missing: {missing}.{halves}" if missing else ""
 
 
 def _is_seeded(grid: Grid, line: Line) -> bool:

@@ -39,7 +39,7 @@ def head(column: Column) -> str:
 
 def is_first(rows: Sequence[Row], i: int) -> bool:
     """Whether a row is the first of its group."""
-    return i == 0 or rows[i].group != rows[i - 1].group
+    return i == 0 or rows[i].block != rows[i - 1].block
 
 
 def terminal(table: Table, width: int = 100, styled: bool = False) -> str:

@@ -43,8 +43,9 @@ from anprompt.results.paper import (
 HEADS = {"accuracy": "accuracy", "base": "base", "new": "new", "hm": "HM"}
 SOURCE = " (source)"  # ends the name of the data set that transferred methods were trained on
 Kind = Literal["count", "value", "paper", "difference"]
+Of = Literal["average", "without", "source", "single"]  # what a block of rows is of
+AVERAGES = ("average", "without")  # over all data sets, and over those without the one that gains most
 Cell = Value | float | str | None
-BlockKind = Literal["average", "without", "single"]
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Column:
 class Row:
     """One line of one group; ``best`` are the keys of the columns in which no other line of the group is better.
 
-    ``kind`` is that of all cells where it is not the columns'; ``of`` says whether the group is one data set.
+    ``kind`` is that of all cells where it is not the columns'. ``of``: what the group is.
     """
 
     group: str
@@ -70,7 +71,12 @@ class Row:
     cells: Mapping[str, Cell]
     best: frozenset[str]
     kind: Kind | None = None
-    of: BlockKind = "single"
+    of: Of = "single"
+
+    @property
+    def block(self) -> tuple[Of, str]:
+        """What tells its group apart from all others: data of one's own may be called like an average."""
+        return self.of, self.group
 
 
 @dataclass(frozen=True)
@@ -115,7 +121,7 @@ class Block:
 
     title: str
     data_sets: tuple[str, ...]
-    kind: BlockKind
+    of: Of
 
 
 def build_table(name: str, scope: Scope, results: Sequence[Result], left_out: Sequence[str] = ()) -> Table:
@@ -194,8 +200,10 @@ def _blocks(grid: Grid, common: tuple[str, ...], scope: Scope) -> list[Block]:
     if len(common) > len(rest) > 1:
         blocks.append(Block(f"without {title_of(LARGEST_EFFECT)}", rest, "without"))
     for data_set in sorted(grid.data_sets, key=lambda data_set: data_set != scope.source):  # stable: the source first
-        mark = SOURCE if data_set == scope.source else ""
-        blocks.append(Block(title_of(data_set) + mark, (data_set,), "single"))
+        if data_set == scope.source:
+            blocks.append(Block(title_of(data_set) + SOURCE, (data_set,), "source"))
+        else:
+            blocks.append(Block(title_of(data_set), (data_set,), "single"))
     return blocks
 
 
@@ -232,12 +240,12 @@ def _rows(grid: Grid, block: Block, measures: Sequence[str], paper: Mapping[str,
             theirs = cells[f"paper_{measure}"] = printed.get(measure)
             if theirs is not None and compares:
                 cells[f"difference_{measure}"] = ours.mean - theirs
-        rows.append(Row(block.title, line.label, cells, best[line.label], of=block.kind))
+        rows.append(Row(block.title, line.label, cells, best[line.label], of=block.of))
     return rows
 
 
 def _value(grid: Grid, block: Block, line: Line, measure: str) -> Value | None:
-    if block.kind == "single":
+    if block.of not in AVERAGES:
         return summary(grid.by_seed(block.data_sets[0], line, measure))
     return average(grid, block.data_sets, line, measure)
 
@@ -258,9 +266,9 @@ def _best(values: Mapping[str, Mapping[str, Value]], measures: Sequence[str]) ->
 def _printed(grid: Grid, block: Block, cells: Cells, scope: Scope) -> tuple[Mapping[str, float], bool]:
     """The paper's values for a block, and whether they are of the same data sets as ours."""
     if scope.ablation is not None:  # only averages over the paper's eleven are printed
-        whole = block.kind == "average" or len(grid.data_sets) == 1
+        whole = block.of == "average" or len(grid.data_sets) == 1
         return cells.get(AVERAGE, {}) if whole else {}, set(block.data_sets) == eleven()
-    if block.kind == "single":
+    if block.of not in AVERAGES:
         return cells.get(block.data_sets[0], {}), True
     return paper_average(cells, block.data_sets, scope.source), True
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 
-from anprompt.results.tables import SOURCE, Column, Kind, Row, Table
+from anprompt.results.tables import AVERAGES, SOURCE, Column, Kind, Row, Table
 
 BENEATH: dict[str, tuple[str, Kind]] = {
     "paper_accuracy": ("paper", "paper"),
@@ -20,28 +20,33 @@ def wide(table: Table) -> Table | None:
     """
     if table.measures != ("accuracy",):
         return None
-    averaged = {row.group: row.of != "single" for row in table.rows}
-    groups = sorted(averaged, key=lambda group: averaged[group])  # stable
-    by_place = {(row.label, row.group): row for row in table.rows}
+    blocks = {_key(row): row for row in table.rows}  # of each, one of its rows
+    keys = sorted(blocks, key=lambda key: blocks[key].of in AVERAGES)  # stable
+    by_place = {(row.label, _key(row)): row for row in table.rows}
     rows = []
     for label in dict.fromkeys(row.label for row in table.rows):
-        own = {group: by_place[label, group] for group in groups if (label, group) in by_place}
-        cells = {group: row.cells["accuracy"] for group, row in own.items()}
-        best = frozenset(group for group, row in own.items() if row.best)
+        own = {key: by_place[label, key] for key in keys if (label, key) in by_place}
+        cells = {key: row.cells["accuracy"] for key, row in own.items()}
+        best = frozenset(key for key, row in own.items() if row.best)
         rows.append(Row(label, _seeds(list(own.values())), cells, best))
-        for key, (name, kind) in BENEATH.items():
-            beneath = {group: row.cells.get(key) for group, row in own.items()}
+        for measure, (name, kind) in BENEATH.items():
+            beneath = {key: row.cells.get(measure) for key, row in own.items()}
             if any(cell is not None for cell in beneath.values()):
                 rows.append(Row(label, name, beneath, frozenset(), kind))
-    columns = tuple(Column(group, *_heading(group, averaged[group])) for group in groups)
+    columns = tuple(Column(key, *_heading(blocks[key])) for key in keys)
     return table.with_layout((table.heads[1], ""), columns, tuple(rows))
 
 
-def _heading(group: str, averaged: bool) -> tuple[str, Kind, str]:
+def _key(row: Row) -> str:
+    """Of the column that a row comes into."""
+    return " ".join(row.block)
+
+
+def _heading(row: Row) -> tuple[str, Kind, str]:
     """Heading, kind, and the heading above: averages in two lines, and the source marked."""
-    if group.endswith(SOURCE):
-        return group.removesuffix(SOURCE), "value", "source"
-    above, _, below = group.partition(" ") if averaged else ("", "", group)
+    if row.of == "source":
+        return row.group.removesuffix(SOURCE), "value", "source"
+    above, _, below = row.group.partition(" ") if row.of in AVERAGES else ("", "", row.group)
     return below, "value", above
 
 
