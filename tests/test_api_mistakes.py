@@ -112,8 +112,9 @@ def test_a_folder_of_an_earlier_run_is_used_again(backbone: Backbone, photo_fold
     state = tmp_path / "state.safetensors"
     state.write_bytes(state.read_bytes()[:-10])
     made.fit(photo_folder, folder=tmp_path)
-    (tmp_path / "log.jsonl").write_bytes(b"")
-    made.fit(photo_folder, folder=tmp_path)
+    for begun in (b"", b'{"epoch": 1, "st'):
+        (tmp_path / "log.jsonl").write_bytes(begun)
+        made.fit(photo_folder, folder=tmp_path)
 
 
 def test_notes_point_at_the_line_of_the_user(backbone: Backbone, photo_folder: Path, tmp_path: Path) -> None:

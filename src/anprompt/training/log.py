@@ -60,11 +60,13 @@ class RunLog:
 
 def is_log(file: Path) -> bool:
     """Whether ``file`` is the log of a training, by its first line."""
+    line = ""
     try:
         with file.open(encoding="utf-8") as opened:
-            row = json.loads(opened.readline())
-    except (OSError, ValueError, RecursionError):
-        return False
+            line = opened.readline()
+        row = json.loads(line)
+    except (OSError, ValueError, RecursionError):  # also the only line of a run, which a full disk has cut off
+        return line.startswith(f'{{"{PLACE[0]}": ') and not line.endswith("\n")
     return isinstance(row, dict) and set(PLACE) <= row.keys()
 
 
