@@ -14,10 +14,13 @@ import pytest
 import torch
 from PIL import Image
 
+from anprompt import PromptClassifier
 from anprompt.cli import run
+from anprompt.clip import Backbone
 from anprompt.settings import Note
 from helpers_cli import Cli, Refused
 from helpers_clip import hugging_face_model, sizes, write_tokenizer
+from helpers_fit import estimator
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
@@ -93,6 +96,18 @@ def small_adapter(small_clip: Path, photo_folder: Path, tmp_path_factory: pytest
     with warnings.catch_warnings(action="ignore"):  # that there are no descriptions
         assert run(line.split()) == 0
     return folder
+
+
+@pytest.fixture(scope="module")
+def saved(backbone: Backbone, photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An adapter of a module's own backbone for the photos."""
+    return estimator(backbone).fit(photo_folder).save(tmp_path_factory.mktemp("saved"))
+
+
+@pytest.fixture
+def fitted(saved: Path, backbone: Backbone) -> PromptClassifier:
+    """That adapter, loaded anew for each test."""
+    return PromptClassifier.load(saved, backbone)
 
 
 @pytest.fixture

@@ -32,16 +32,6 @@ def backbone() -> Backbone:
 
 
 @pytest.fixture(scope="module")
-def saved(backbone: Backbone, photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return estimator(backbone).fit(photo_folder).save(tmp_path_factory.mktemp("saved"))
-
-
-@pytest.fixture
-def fitted(saved: Path, backbone: Backbone) -> PromptClassifier:
-    return PromptClassifier.load(saved, backbone)
-
-
-@pytest.fixture(scope="module")
 def photos(photo_folder: Path) -> list[Path]:
     return sorted((photo_folder / "test").rglob("*.*"))
 

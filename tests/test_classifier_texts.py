@@ -28,16 +28,6 @@ def backbone() -> Backbone:
     return random_backbone(image_size=32)
 
 
-@pytest.fixture(scope="module")
-def saved(backbone: Backbone, photo_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return estimator(backbone).fit(photo_folder).save(tmp_path_factory.mktemp("saved"))
-
-
-@pytest.fixture
-def fitted(saved: Path, backbone: Backbone) -> PromptClassifier:
-    return PromptClassifier.load(saved, backbone)
-
-
 def sentences(made: PromptClassifier, name: str) -> list[str]:
     return list(made.method_.bank.main.get(name, ()))
 
