@@ -18,9 +18,9 @@ from anprompt.clip.kernels import Packing
 from anprompt.clip.towers import Block
 
 PRECISIONS = ("auto", "fp32", "bf16")
-# For towers of at least NARROW, a CPU with bf16 instructions measured 2.1 to 3.5, the same one told not to use them 0.8
-# and less. The margin lies in the gap, so that the choice is the same in every run on a machine.
-CLEARLY = 1.5
+# For towers of at least NARROW, CPUs with bf16 instructions measured 2.0 to 3.5 on ViT-B/16 and 1.6 to 2.0 on widths of
+# 384 and 256, one told not to use them 0.8 and less. The margin lies in the gap: a machine chooses alike in every run.
+CLEARLY = 1.25
 NARROW = 256  # width below which a step's time goes into small operations rather than into matrix products
 SECONDS = 0.25  # that the comparison may take, warming up not counted
 FEW, ROWS = 8, 128  # rows per tower at first, and in the comparison; with more rows the ratio hardly changes
@@ -44,7 +44,7 @@ def choose_precision(asked: str, backbone: Backbone, kept: str | None = None) ->
     """Resolve ``asked``, ``"fp32"``, ``"bf16"`` or ``"auto"``, for ``backbone`` on the device where it is.
 
     ``"auto"`` is fp32 for towers narrower than 256; otherwise bf16 on CUDA devices that have it, and on other devices
-    if it was measured to be at least 1.5 times faster. It is the same again in every run on the same machine.
+    if it was measured to be at least 1.25 times faster. It is the same again in every run on the same machine.
     kept: what ``"auto"`` was in the part of the run that is being continued.
     """
     if asked != "auto":
