@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from hypothesis import settings
 from PIL import Image
 
 from anprompt import PromptClassifier
@@ -26,6 +27,8 @@ os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("MPLBACKEND", "Agg")
 os.environ["OMP_NUM_THREADS"] = "1"  # of commands run by tests; small models gain nothing from more threads
 torch.set_num_threads(1)
+settings.register_profile("any machine", deadline=None)  # a busy one takes a second for what takes a millisecond
+settings.load_profile("any machine")
 if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # a shell starts background jobs so; tests press Ctrl-C
     signal.signal(signal.SIGINT, signal.default_int_handler)
 REAL = Path(__file__).resolve().parents[2] / "shared" / "real"
