@@ -108,6 +108,9 @@ def test_epochs_and_seeds_have_their_own_order() -> None:
     assert torch.equal(first, torch.cat(epoch_order(50, 5, 1, 0)))
     assert not torch.equal(first, torch.cat(epoch_order(50, 5, 1, 1)))
     assert not torch.equal(first, torch.cat(epoch_order(50, 5, 2, 0)))
+    # written down: later versions train on the same photos in the same order, with the same crops
+    assert generator_for(1, 0, "order").initial_seed() == 7_659_968_175_802_763_360
+    assert generator_for(2, 3, 4).initial_seed() == 1_792_634_249_454_129_381
 
 
 def test_every_step_has_its_own_generator_and_the_global_one_is_left_alone() -> None:
@@ -147,6 +150,28 @@ def test_the_backbone_stays_as_it_is_and_every_learnable_moves(preset: str) -> N
     still = [name for name, parameter in method.named_parameters() if torch.equal(parameter, start[name])]
     assert still == []
     assert torch.equal(method.state_dict()["noise_prompts"], start["noise_prompts"])
+
+
+@pytest.mark.parametrize("changes", [{"crop_scale": 0.2, "flip": False}, {"augment": "randaugment"}], ids=str)
+@pytest.mark.parametrize("optimizer", ["adam", "sgd"])
+def test_training_is_the_plain_loop(optimizer: str, changes: dict[str, Any]) -> None:
+    """Each epoch with batches of its own and at its own rate, each step with the gradient of that step alone."""
+    recipe, data = short_recipe(optimizer=optimizer, **changes), pictures(8)
+    backbone = random_backbone(vision_depth=1, text_depth=1)
+    method, twin = Vector(backbone), Vector(backbone)
+    train(method, data, recipe, seed=5)
+    own, rates = recipe.make_optimizer(twin.parameters()), [0.005, 0.02, 0.01 * (1 + math.cos(math.pi / 3))]
+    for epoch, rate in enumerate(rates):
+        for step, chosen in enumerate(epoch_order(8, 4, 5, epoch)):
+            photos, generator = [data.images[i] for i in chosen], generator_for(5, epoch, step)
+            if "augment" in changes:
+                pixels = backbone.transform.rand_augmented(photos, generator)
+            else:
+                pixels = backbone.transform.random_resized_crop(photos, generator, scale=(0.2, 1.0), flip=False)
+            own.param_groups[0]["lr"] = rate
+            (twin.colour.grad,) = torch.autograd.grad(twin.losses({"pixels": pixels})["total"], [twin.colour])
+            own.step()
+    torch.testing.assert_close(method.colour, twin.colour, rtol=1e-6, atol=0)
 
 
 # ---- results ---------------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from PIL import Image
+from PIL import Image, ImageEnhance, ImageOps
 
 from anprompt.clip import ImageTransform
 from anprompt.clip.augment import OPERATIONS, rand_augment
@@ -291,3 +291,33 @@ def test_rand_augment_keeps_size_and_does_something() -> None:
     assert {n for n, image in none.items() if image.tobytes() != picture.tobytes()} <= {"auto contrast", "equalise"}
     one, again, other = (rand_augment(picture, torch.Generator().manual_seed(seed), 4) for seed in (1, 1, 2))
     assert one.tobytes() == again.tobytes() != other.tobytes()
+
+
+def test_rand_augment_has_the_papers_ranges() -> None:
+    """At a third of them, as by default; both signs are drawn."""
+    picture, third = Image.fromarray(noisy_array(0, 24)), 1 / 3
+    grey = {"fillcolor": (128, 128, 128)}
+
+    def moved(*map_: float) -> Image.Image:
+        return picture.transform((24, 24), Image.Transform.AFFINE, map_, **grey)
+
+    expected = {
+        "rotate": picture.rotate(-10, **grey),
+        "solarise": ImageOps.solarize(picture, 171),
+        "posterise": ImageOps.posterize(picture, 7),
+        "contrast": ImageEnhance.Contrast(picture).enhance(0.7),
+        "shear x": moved(1, -0.1, 0, 0, 1, 0),
+        "shear y": moved(1, 0, 0, -0.1, 1, 0),
+        "move x": moved(1, 0, -24 / 9, 0, 1, 0),
+        "move y": moved(1, 0, 0, 0, 1, -24 / 9),
+    }
+    for name, image in expected.items():
+        assert OPERATIONS[name](picture, third, -1.0).tobytes() == image.tobytes(), name
+    signs = set()
+    for seed in range(8):
+        drawn, again = (torch.Generator().manual_seed(seed) for _ in "ab")
+        name = list(OPERATIONS)[int(torch.randint(14, (), generator=drawn))]
+        sign = 1.0 if float(torch.rand((), generator=drawn)) < 0.5 else -1.0
+        assert rand_augment(picture, again, 1).tobytes() == OPERATIONS[name](picture, third, sign).tobytes(), name
+        signs.add(sign)
+    assert len(signs) == 2
