@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import torch
 
 from anprompt import methods
+from anprompt.methods import lweib
 from anprompt.text import DescriptionBank
 from helpers_methods import NAMES, batch, small_backbone
 from helpers_twins import check_against, make
@@ -39,6 +41,13 @@ def test_what_a_step_draws() -> None:
     assert set(scales.tolist()) == {torch.tensor(0.025).item(), torch.tensor(0.0625).item()}
     assert 0.18 < (scales > 0.05).float().mean() < 0.22
     assert {one.sentences[0] for one in draws} == set(method._sentences(NAMES[0]))
+
+
+def test_sentences_run_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    method, pixels = make("lweib", small_backbone()), batch(2)["pixels"]
+    whole = method.logits(pixels)
+    monkeypatch.setattr(lweib, "TOGETHER", 5)  # of 24
+    torch.testing.assert_close(make("lweib", small_backbone()).logits(pixels), whole, rtol=1e-5, atol=1e-4)
 
 
 def test_chance_of_the_batch_decides_and_long_sentences_are_cut() -> None:

@@ -12,8 +12,9 @@ from PIL import Image
 
 from anprompt import PromptClassifier, methods
 from anprompt.errors import UserError
-from anprompt.methods.tip_adapter import ALPHAS, BETAS
+from anprompt.methods import tip_adapter
 from anprompt.training import FrozenPhotos, TrainingImages
+from anprompt.training.batches import generator_for
 from helpers_clip import random_backbone
 from helpers_fit import estimator, noisy_array
 from helpers_methods import NAMES, FewPhotos, batch, small_backbone
@@ -72,9 +73,11 @@ def test_training_free_tip_adapter_equals_the_literal_one() -> None:
     assert method.decision() == "zero-shot logits + 1·vote of the training photos (β = 5.5)"
 
 
-def test_alpha_and_beta_are_chosen_on_training_photos_alone() -> None:
+@pytest.mark.parametrize("together", [1024, 5])
+def test_alpha_and_beta_are_chosen_on_training_photos_alone(together: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tip_adapter, "TOGETHER", together)  # many photos are compared some at a time
     chosen = make("tip-adapter", small_backbone(), choose="leave-one-out")
-    best = LiteralTip(chosen, NAMES).best(ALPHAS, BETAS)
+    best = LiteralTip(chosen, NAMES).best(tip_adapter.ALPHAS, tip_adapter.BETAS)
     assert chosen.alpha_beta.tolist() == list(best)
     assert list(best) != [1.0, 5.5], "the choice shows nothing"
 
@@ -107,7 +110,15 @@ def test_features_of_photos() -> None:
     assert torch.equal(views, FrozenPhotos(data, backbone, seed=1).features(3))
     assert not torch.allclose(views, FrozenPhotos(data, backbone, seed=2).features(3))
     assert not torch.allclose(views, expected, atol=1e-3)
-    torch.testing.assert_close(views.norm(dim=1), torch.ones(35))
+    images, each = data.images, []
+    for view in range(3):
+        parts = [
+            (images[:32], generator_for(1, "photos", view, 0)),
+            (images[32:], generator_for(1, "photos", view, 32)),
+        ]
+        crops = [backbone.transform.random_resized_crop(some, generator) for some, generator in parts]
+        each.append(backbone.encode_image(torch.cat(crops)))
+    torch.testing.assert_close(views, torch.nn.functional.normalize(sum(each), dim=-1))
 
 
 @pytest.mark.parametrize(
