@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from anprompt.errors import UserError
-from anprompt.protocols import Asked, Run, Target, declare
-from anprompt.protocols.declare import ELEVEN, VARIANTS, learns
+from anprompt.protocols.declare import ELEVEN, VARIANTS, Asked, declare, learns
+from anprompt.protocols.runs import Run, Target
 
 NAMES = st.lists(st.sampled_from(ELEVEN), min_size=1, max_size=4, unique=True)
 SEEDS = st.lists(st.integers(0, 9), min_size=1, max_size=3, unique=True)
@@ -22,7 +22,7 @@ def refused(asked: Asked) -> str:
     return str(error.value)
 
 
-@settings(deadline=None)
+@settings(max_examples=20)
 @given(NAMES, SEEDS)
 def test_base_to_new_trains_on_base_and_tests_both_halves(datasets: list[str], seeds: list[int]) -> None:
     runs = declare(Asked("base-to-new", ["anprompt"], datasets, seeds=seeds))

@@ -11,7 +11,7 @@ from anprompt import methods
 from anprompt.cli import COMMANDS
 from anprompt.commands.arguments import parse
 from anprompt.errors import UserError
-from anprompt.protocols import Asked, declare
+from anprompt.protocols.declare import Asked, declare
 from anprompt.protocols.recipes import FOLDER, RUNNABLE, find_recipe, read_recipes, shipped
 from anprompt.results.paper import ablation_row, paper_tables
 from anprompt.training import resolve_recipe

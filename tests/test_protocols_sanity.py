@@ -10,7 +10,8 @@ import pytest
 
 from anprompt.data import DataSource
 from anprompt.errors import UserError
-from anprompt.protocols import Asked, Evaluation, Target
+from anprompt.protocols.declare import Asked
+from anprompt.protocols.runs import Evaluation, Target
 from anprompt.protocols.sanity import check_zero_shot, zero_shot_runs
 from anprompt.results import make_record, write_record
 from helpers_cli import Cli

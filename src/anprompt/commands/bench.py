@@ -12,10 +12,11 @@ from anprompt.errors import UserError
 
 if TYPE_CHECKING:
     from anprompt.clip import Backbone
-    from anprompt.protocols import Asked, Bench, Task
     from anprompt.protocols.benchmark import Failures, Machines
+    from anprompt.protocols.declare import Asked
     from anprompt.protocols.execute import Done
     from anprompt.protocols.plan import Plan
+    from anprompt.protocols.runs import Bench, Task
 
 Values = Optional[dict[str, Any]]  # noqa: UP045 - jsonargparse resolves it at run time
 GIB, MIB = 2**30, 2**20
@@ -90,10 +91,11 @@ def bench(
         anprompt bench --protocol ablation --methods anprompt --vary.alpha 0,0.1 --ablation mine --datasets toyworld
     """
     from anprompt.files import check_writable
-    from anprompt.protocols import Asked, Bench, declare
     from anprompt.protocols.benchmark import Machines
+    from anprompt.protocols.declare import Asked, declare
     from anprompt.protocols.execute import backbone_of
     from anprompt.protocols.plan import make_plan, opened_benchmark
+    from anprompt.protocols.runs import Bench
     from anprompt.protocols.sanity import check_zero_shot, zero_shot_runs
     from anprompt.report import console
 

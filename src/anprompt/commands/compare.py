@@ -59,10 +59,11 @@ def compare(
     from anprompt.commands.lists import cores_each, counted, names_in, numbers_in
     from anprompt.commands.packaged import backbone_for
     from anprompt.files import check_writable
-    from anprompt.protocols import Asked, Bench, declare
     from anprompt.protocols.benchmark import Machines
+    from anprompt.protocols.declare import Asked, declare
     from anprompt.protocols.execute import backbone_of
     from anprompt.protocols.plan import make_plan, opened_benchmark
+    from anprompt.protocols.runs import Bench
     from anprompt.report import console
     from anprompt.results.bakeoff import advice, bake_off, photos_tested
 
