@@ -214,7 +214,6 @@ def test_nothing_is_touched(warm: bool) -> None:
     assert all(a is b for a, b in zip(objects, method.parameters(), strict=True))
     assert same(before, copies(method))
     assert same(backbone, copies(method.backbone))
-    assert (block.kept, block.sentences._trunk) == kept[:2] or warm
     assert block.kept is kept[0]
     assert block.sentences._trunk is kept[1]
     assert all(block.extra[name] is value for name, value in kept[2].items())
