@@ -156,14 +156,22 @@ def test_transfers_train_once(bench: Any, photo_folder: Path) -> None:
     assert len(list(Path("results/records").rglob("*.json"))) == 4
 
 
-def test_an_ablation_names_its_variants(bench: Any) -> None:
+def test_an_ablation_names_its_variants_and_trains_and_decides_by_them(bench: Any) -> None:
     code, _, err = bench("--protocol", "ablation", "--methods", "anprompt", "--vary.alpha", "0.001,0.5",
-                         "--vary.recipe.lr", "0.01", "--ablation", "mine")  # fmt: skip
+                         "--vary.theta", "0.2,1.0", "--vary.recipe.lr", "0.01", "--ablation", "mine",
+                         "--seeds", 2)  # fmt: skip
     assert code == 0, err
-    found = [json.loads(path.read_text())["config"] for path in Path("results/records").rglob("*.json")]
-    assert sorted(config["variant"]["alpha"] for config in found) == [0.001, 0.001, 0.5, 0.5]
+    written = [json.loads(path.read_text()) for path in Path("results/records").rglob("*.json")]
+    found = [record["config"] for record in written]
+    assert sorted(config["variant"]["alpha"] for config in found) == [0.001] * 4 + [0.5] * 4
     assert {config["settings"]["recipe"]["lr"] for config in found} == {0.01}
     assert {config["ablation"] for config in found} == {"mine"}
+    decisions = {(record["config"]["variant"]["theta"], record["decision"]) for record in written}
+    assert decisions == {(0.2, "0.2·ℓ_A + 0.8·ℓ_R"), (1.0, "1·ℓ_A + 0·ℓ_R")}
+    fits = [json.loads(path.read_text()) for path in Path("results/adapters").glob("*/adapter.json")]
+    trained = [(fit["seed"], fit["data"]["subset"], fit["data"]["shots"], fit["recipe"]["lr"]) for fit in fits]
+    assert trained == [(2, "base", 2, 0.01)] * 2
+    assert {fit["options"]["alpha"] for fit in fits} == {0.001, 0.5}
 
 
 @pytest.mark.slow

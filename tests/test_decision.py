@@ -11,7 +11,7 @@ import torch
 from anprompt import methods
 from anprompt.adapter import load_adapter, save_adapter
 from anprompt.methods import Method
-from helpers_methods import NAMES, NEW_NAMES, bank, batch, perturb, small_backbone
+from helpers_methods import NAMES, NEW_NAMES, anprompt, bank, batch, perturb, small_backbone
 
 KINDS: dict[str, dict[str, Any]] = {
     "mmrl": {}, "mmrl++": {}, "anprompt": {"preset": "snapshot"}, "coop": {},
@@ -67,6 +67,19 @@ def test_a_view_does_not_forget_what_was_trained_on(method: Method, tmp_path: Pa
     some = method.with_classes(NEW_NAMES)
     some.add_classes(NAMES[:2], bank())
     agrees(some, expected)
+
+
+def test_what_only_decides_makes_a_view_of_the_same_learnables() -> None:
+    method = anprompt()
+    before, options = method.logits(PIXELS), vars(method.options)
+    assert method.deciding_by(options) is method
+    view = method.deciding_by({**options, "theta": 0.25, "alpha": 9.0})  # α is trained with: it stays
+    assert torch.equal(view.logits(PIXELS), anprompt(theta=0.25).logits(PIXELS))
+    assert torch.equal(method.logits(PIXELS), before)
+    assert not torch.allclose(view.logits(PIXELS), before)
+    assert all(a is b for a, b in zip(view.parameters(), method.parameters(), strict=True))
+    in_loss = anprompt(theta_in_loss=True)
+    assert in_loss.deciding_by({**vars(in_loss.options), "theta": 0.25}) is in_loss
 
 
 def test_another_data_set_is_decided_as_a_whole(method: Method) -> None:
