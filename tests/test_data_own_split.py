@@ -10,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from anprompt.data import open_data
+from anprompt.data import Item, open_data
+from anprompt.data.assemble import split_in_three
 from anprompt.data.benchmarks import BENCHMARKS, find_benchmark
 from helpers_benchmarks import EUROSAT_KEYS, entries, make_copy, write
 from helpers_cli import Cli
@@ -63,6 +64,18 @@ def test_own_split(tmp_path: Path, name: str) -> None:
     assert {item.path: item.label for items in source.splits.values() for item in items} == truth
     assert "is split by anprompt" in source.differs[0]
     assert open_data(name, data_root=tmp_path) == source
+
+
+def test_own_split_never_changes_between_versions() -> None:
+    """A fixed list. A class does not depend on the others, and a small one has training photos first."""
+    items = [Item(f"{name} {i}", 0, name) for name, n in (("forest", 10), ("river", 4), ("sea", 1)) for i in range(n)]
+    parts = {split: [item.path for item in own] for split, own in split_in_three(items, (0.5, 0.2)).items()}
+    assert parts == {
+        "train": ["forest 0", "forest 3", "forest 7", "forest 8", "forest 9", "river 1", "river 2", "sea 0"],
+        "val": ["forest 2", "forest 6", "river 0"],
+        "test": ["forest 1", "forest 4", "forest 5", "river 3"],
+    }
+    assert split_in_three(items[:10], (0.5, 0.2))["val"] == [item for item in items if item.path in parts["val"][:2]]
 
 
 def test_own_split_does_not_depend_on_the_layout(tmp_path: Path) -> None:

@@ -204,11 +204,15 @@ class Averaged(Vector):
         super().__init__(backbone)
         self.sum = torch.zeros(3)
         self.ended: list[tuple[int, bool]] = []
+        self.steps: list[torch.Tensor] = []
 
     def backward(self, losses: Any) -> None:
         super().backward(losses)
         assert self.colour.grad is not None
         self.colour.grad *= 0.5
+
+    def after_step(self) -> None:
+        self.steps.append(self.colour.detach().clone())
 
     def end_epoch(self, epoch: int, epochs: int) -> None:
         last = epoch + 1 == epochs
@@ -227,6 +231,9 @@ def test_the_loop_takes_a_methods_gradient_rule_and_ends_its_epochs() -> None:
     train(plain, pictures(8), short_recipe(optimizer="sgd", epochs=1, lr=0.01, warmup_lr=0.0025), seed=1)
     torch.testing.assert_close(method.colour, plain.colour)
     assert method.ended == [(0, True)]
+    assert len(method.steps) == 2
+    assert not torch.equal(method.steps[0], torch.ones(3)), "it is called when the optimiser has stepped"
+    assert torch.equal(method.steps[1], method.colour), "the mean of one epoch is its end"
 
 
 @pytest.mark.parametrize("stop_after", [1, 2, 3, 5, 6])
