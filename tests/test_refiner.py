@@ -6,6 +6,9 @@ import pytest
 import torch
 
 from anprompt.clip import BlockAdapter, PromptPlan
+from anprompt.clip.plan import Place
+from anprompt.clip.rollout import attention as attention_of
+from anprompt.clip.watch import WatchedBackbone
 from helpers_clip import random_backbone
 from helpers_methods import batch
 from helpers_twins import check_against, make
@@ -75,6 +78,29 @@ def test_local_features_obey_the_whole_plan_in_the_last_block(values: bool) -> N
     found = backbone.local(pixels, plan, values=values)
     torch.testing.assert_close(found.cls, backbone.images(pixels, plan).cls, rtol=1e-5, atol=1e-5)
     assert found.attention is None
+
+
+@pytest.mark.parametrize("where", ["input", "qkv", "hidden", "output"])
+def test_value_path_and_attention_obey_adapters_and_the_mask(where: Place) -> None:
+    """Each row alone is what a mask of the diagonal gives; the attention is that of an explanation's reading."""
+    backbone, pixels = random_backbone(vision_depth=3, text_depth=1), batch(2)["pixels"]
+
+    def allowed(length: int) -> torch.Tensor:
+        return torch.ones(length, length, dtype=torch.bool).tril(2)
+
+    def learned(rows: torch.Tensor) -> torch.Tensor:
+        return torch.cat([rows.cos(), rows.sin(), rows.tanh()], dim=-1) if where == "qkv" else rows.cos()
+
+    plan = PromptPlan(adapters=(BlockAdapter(3, learned, where=where),), allowed=allowed)
+    found = backbone.local(pixels, plan, values=True, attention=True)
+
+    tower, before = backbone.vision, backbone.before_last(pixels, plan)
+    alone = tower.block(3)(before, False, None, plan.inside(3), torch.eye(before.shape[1], dtype=torch.bool))
+    torch.testing.assert_close(found.tokens, tower.read(plan.adapt(3, alone)), rtol=1e-5, atol=1e-5)
+    watched = WatchedBackbone(backbone, [3])
+    watched.images(pixels, plan)
+    expected = attention_of(tower, watched.passes[0].readings[0], plan)[:, :, 0].mean(dim=1)
+    torch.testing.assert_close(found.attention, expected.detach(), rtol=1e-5, atol=1e-6)
 
 
 def test_only_the_class_token_passes_the_last_block_beside_the_value_path(monkeypatch: pytest.MonkeyPatch) -> None:

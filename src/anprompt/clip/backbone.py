@@ -254,10 +254,16 @@ class Backbone(nn.Module):
         tower, x = self.vision, self.before_last(pixels, plan)
         for write in plan.before(tower.depth):
             x = write.apply(x)
-        block, rows = tower.block(tower.depth), x.new_zeros(len(x), 1, dtype=torch.long) if values else None
-        out = tower.read(tower.run(x, tower.depth, tower.depth, replace(plan, writes=()), rows))  # (B, L or 1, C)
-        tokens = tower.read(block.value_path(x, plan.inside(tower.depth))) if values else out
-        return LocalFeatures(out[:, 0], tokens, block.first_row_attention(x) if attention else None)
+        number, inside = tower.depth, plan.inside(tower.depth)
+        block = tower.block(number)
+        rows = x.new_zeros(len(x), 1, dtype=torch.long) if values else None  # beside the value path CLS alone is read
+        out = tower.read(tower.run(x, number, number, replace(plan, writes=()), rows))  # (B, L or 1, C)
+        tokens = tower.read(plan.adapt(number, block.value_path(x, inside))) if values else out  # (B, L, C)
+        attended = None
+        if attention:
+            allowed = None if plan.allowed is None else plan.allowed(x.shape[1]).to(x.device)
+            attended = block.first_row_attention(x, inside, allowed)  # (B, L)
+        return LocalFeatures(out[:, 0], tokens, attended)
 
 
 # Of an fp32 encoder, the others that are in use, by precision and device. No attributes: encoders are pickled.

@@ -102,16 +102,29 @@ class Block(nn.Module):
     def value_path(self, x: Tensor, inside: Inside = NOTHING) -> Tensor:
         """The block on ``(B, L, D)`` as if each row attended to itself alone: its value in place of what it gathers."""
         d, h = x.shape[-1], inside.added("input", self._norm(self.ln_1, x))
-        values = F.linear(h, self.qkv.weight[2 * d :], self.qkv.bias[2 * d :])
+        if inside.has("qkv"):
+            values = inside.added("qkv", self.qkv(h), h)[..., 2 * d :]
+        else:
+            values = F.linear(h, self.qkv.weight[2 * d :], self.qkv.bias[2 * d :])
         x = x + self.out(values)
-        return x + self.fed_forward(x)
+        return x + self.fed_forward(x, inside)
 
-    def first_row_attention(self, x: Tensor) -> Tensor:
-        """How much the first row of each ``(B, L, D)`` attends to every row: ``(B, L)``, mean over heads, sums to 1."""
-        d, h, weight, bias = x.shape[-1], self._norm(self.ln_1, x), self.qkv.weight, self.qkv.bias
-        q = F.linear(h[:, 0], weight[:d], bias[:d]).float().view(len(x), self.heads, -1)  # (B, H, D/H)
-        k = F.linear(h, weight[d : 2 * d], bias[d : 2 * d]).float().view(*x.shape[:2], self.heads, -1)  # (B, L, H, D/H)
-        scores = torch.einsum("bhc,blhc->bhl", q, k) * (d // self.heads) ** -0.5
+    def first_row_attention(self, x: Tensor, inside: Inside = NOTHING, allowed: Tensor | None = None) -> Tensor:
+        """How much the first row of each ``(B, L, D)`` attends to every row: ``(B, L)``, mean over heads, sums to 1.
+
+        allowed: ``(L, L)``, which rows may attend to which; ``None``: all to all.
+        """
+        d, h = x.shape[-1], inside.added("input", self._norm(self.ln_1, x))
+        weight, bias = self.qkv.weight, self.qkv.bias
+        if inside.has("qkv"):
+            qkv = inside.added("qkv", self.qkv(h), h)  # (B, L, 3D)
+            q, k = qkv[:, 0, :d], qkv[..., d : 2 * d]
+        else:
+            q, k = F.linear(h[:, 0], weight[:d], bias[:d]), F.linear(h, weight[d : 2 * d], bias[d : 2 * d])
+        q, k = q.float().unflatten(-1, (self.heads, -1)), k.float().unflatten(-1, (self.heads, -1))
+        scores = torch.einsum("bhc,blhc->bhl", q, k) * (d // self.heads) ** -0.5  # (B, H, L)
+        if allowed is not None:
+            scores = scores.masked_fill(~allowed[0], -torch.inf)
         attention: Tensor = scores.softmax(dim=-1).mean(dim=1)
         return attention
 
