@@ -167,7 +167,7 @@ def test_noise_sources() -> None:
     for source in ("bank", "main", "drop", "mask", "shuffle", "synonym"):
         method = anprompt(noise_source=source, alpha=1.0)
         for row, name in enumerate(NAMES):
-            _, drawn = method._draw(name)
+            drawn = method._draw(name)
             (main,), (noise,) = drawn.main, drawn.noise
             assert main in BANK.main[name]
             assert name in noise
@@ -239,7 +239,7 @@ def test_resample_draws_anew_each_epoch_and_keeps_p_w() -> None:
 def test_class_without_descriptions_uses_the_template() -> None:
     known = DescriptionBank({n: BANK.main[n] for n in NAMES[1:]}, {n: BANK.noise[n] for n in NAMES[1:]})
     method = anprompt(texts=known, alpha=0.5)
-    _, drawn = method._draw("cat")
+    drawn = method._draw("cat")
     assert not drawn.described
     assert drawn.main == ("a photo of a cat.",)
     assert drawn.noise[0] in [p.replace("{}", "cat") for p in PARAPHRASES]

@@ -4,15 +4,20 @@ Gao, Zheng, Wang: Robust Prompt Tuning for Vision-Language Models with Mild Sema
 https://arxiv.org/abs/2508.04677
 
     f_w = f_m + α f_n                                     weak noise frozen text feature               (2)
+    ℓ_A = f_v f_tᵀ,  ℓ_R = f_v f_wᵀ                       alignment and robustness logits
     L = L_CE(ℓ_A, y) + λ L_sim + γ L_WA                                                                (3)
+        L_sim = (1 − mean cos(f_v, f_v^clip)) + (1 − mean cos(f_t, f_t^clip))
     f_N = 1/N Σ_i f_v^{o(i)}                              noise-resistant visual prompt prototype      (4)
     ℓ_W = f_N f_wᵀ                                        weak noise logits                            (5)
     L_WA = KL(softmax ℓ_A ‖ softmax ℓ_W)                  weak alignment                               (6)
-    γ = 1 / (std(ℓ_R) |ℓ_R| + ε0)                         its adaptive weight                          (7)
+    γ = 1 / (std(ℓ_R) |ℓ_R| + ε0)                         its weight, |ℓ_R|: B·C entries               (7)
     P_a = P_c + ε P_w                                     anti-noise prompts, P_w: K-means of f_w      (8)
     {e_cls, P_a^img, e_1 … e_M},  {t_SOS, P_a^txt, t_1 … t_L, c_k, t_EOS}                              (9)
-    ℓ_A = f_v f_tᵀ,  ℓ_R = f_v f_wᵀ,  ℓ_final = θ ℓ_A + (1 − θ) ℓ_R
+    ℓ_final = θ ℓ_A + (1 − θ) ℓ_R                         decides
 
+f_v, f_t: features of the prompted image (CLS) and text (EOT); ^clip: without prompts. f_m, f_n: frozen features of a
+main and a noise sentence. f_v^o: outputs of the N = K visual prompts. The paper prints P_a^img before e_cls in (9); it
+comes to the same, because prompts have no position embedding and the vision tower has no mask.
 Shapes: B images, C classes, K prompts, d joint width, D tower width. All features have unit length, logits are × 100.
 Where the paper is silent or contradicts itself, an option names the choice and its default is the paper's reading.
 """
@@ -61,7 +66,7 @@ class ANPromptOptions:
     kl_direction: Literal["forward", "reverse"] = option("forward", "KL(A‖W) as in Eq. 6, or KL(W‖A)")
     gamma: Literal["std", "log", "mean", "entropy"] = option("std", "weight γ: Eq. 7, 10, 11 or 12 (Table IX)")
     gamma_logits: Literal["robustness", "alignment"] = option("robustness", "logits behind γ: ℓ_R or ℓ_A")
-    gamma_epsilon: float = option(1e-6, "ε0 in Eq. 7", low=0)
+    gamma_epsilon: float = option(1e-6, "ε0 in Eq. 7, ε in Eq. 11", low=0)
     detach_gamma: bool = option(True, "no gradient through γ")
     noise_source: Literal["bank", "main", "drop", "mask", "shuffle", "synonym"] = option(
         "bank", "noise text: a noise sentence, another main one (aggregate=sample), or the main one damaged (Table X)"
@@ -83,7 +88,10 @@ class ANPromptOptions:
 
 
 def weak_alignment(l_a: Tensor, l_w: Tensor, distance: str, direction: str) -> Tensor:
-    """L_WA, summed over the batch (γ divides by the number of entries). Eq. (6) for ``kl``; the others: Table VII."""
+    """L_WA of logits ``(B, C)``: Eq. (6) for ``kl``; the other distances are those of Table VII.
+
+    A sum, not a mean over the batch: γ already divides by the number of entries.
+    """
     if distance == "l1":
         return (l_a - l_w).abs().sum()
     if distance == "mse":
@@ -168,13 +176,13 @@ class ANPrompt(LowRankProjection, SmallForm):
 
     # ---- before training: weak noise frozen text features ----------------------------------------------------------
 
-    def _draw(self, name: str) -> tuple[ClassTexts, ClassTexts]:
-        """All texts of a class, and the drawn main and noise sentence (lists, if ``aggregate`` is ``"mean"``)."""
+    def _draw(self, name: str) -> ClassTexts:
+        """The drawn main and noise sentence of a class; all of them if ``aggregate`` is ``"mean"``."""
         o = self.options
         texts = self.bank.of(name, self.template)
         epoch = int(self.drawn_epoch) if "drawn_epoch" in self._buffers else 0
         rng = random.Random(f"{self.seed}/{epoch}/{name if o.draw == 'per-class' else ''}")
-        i, j = rng.random(), rng.random()
+        i, j = rng.random(), rng.random()  # main first, then noise: adapters are rebuilt by repeating these draws
         main = texts.main if o.aggregate == "mean" else (texts.main[int(i * len(texts.main))],)
         if o.noise_source == "bank":
             noise = texts.noise
@@ -184,12 +192,11 @@ class ANPrompt(LowRankProjection, SmallForm):
             noise = tuple(add_noise(s, name, o.noise_source, rng) for s in main)
         if o.aggregate == "sample":
             noise = (noise[int(j * len(noise))],)
-        return texts, ClassTexts(name, main, noise, texts.described)
+        return ClassTexts(name, main, noise, texts.described)
 
     def _weak_noise_features(self, names: Sequence[str]) -> Tensor:
         """``f_w`` ``(C, d)``, as Eq. (2) gives it, not normalised."""
-        drawn = [self._draw(name)[1] for name in names]
-
+        drawn = [self._draw(name) for name in names]
         f_m = mean_features(self.backbone, [t.main for t in drawn])  # (C, d)
         if not self.options.text_noise:
             return f_m
@@ -202,7 +209,7 @@ class ANPrompt(LowRankProjection, SmallForm):
 
         o, k, rows = self.options, self.options.prompt_length, f_w
         if len(names) < k:
-            texts = [self._draw(name)[0] for name in names]
+            texts = [self.bank.of(name, self.template) for name in names]
             pairs = [(t.main[i % len(t.main)], s) for t in texts for i, s in enumerate(t.noise) if o.text_noise]
             pairs += [(s, t.noise[i % len(t.noise)]) for t in texts for i, s in enumerate(t.main)]
             pairs = list(dict.fromkeys(pairs))  # the first ones of a class come up twice
@@ -224,7 +231,7 @@ class ANPrompt(LowRankProjection, SmallForm):
         return self._add_weak_noise(super().build_block(names, trained=trained))
 
     def _add_weak_noise(self, block: ClassBlock) -> ClassBlock:
-        """``f_w``, and the same as Eq. (2) gives it, from which ``P_w`` is made; ``(C, d)`` each."""
+        """Keep ``f_w`` for the logits, and un-normalised, as Eq. (2) gives it, for ``P_w``; ``(C, d)`` each."""
         block.extra["weak_noise"] = self._weak_noise_features(block.names)
         block.extra["f_w"] = F.normalize(block.extra["weak_noise"], dim=-1)
         return block
@@ -244,20 +251,20 @@ class ANPrompt(LowRankProjection, SmallForm):
         self, names: Sequence[str], bank: DescriptionBank | None = None, *, foreign: bool = False
     ) -> Method:
         view = super().with_classes(names, bank, foreign=foreign)
-        again = self.options.recompute_noise and self.options.anti_prompt and self.baked is None
-        if again and not all(block.trained for block in view.blocks):
+        recompute = self.options.recompute_noise and self.options.anti_prompt and self.baked is None
+        if recompute and not all(block.trained for block in view.blocks):
             assert isinstance(view, ANPrompt)
-            view._buffers = dict(self._buffers)  # so that this object keeps its own P_w
+            view._buffers = dict(self._buffers)  # the view shares these otherwise, and this object keeps its own P_w
             weak_noise = torch.cat([block.extra["weak_noise"] for block in view.blocks])  # (C, d)
             view.noise_prompts = view._noise_centres(names, weak_noise)
         return view
 
     def used_texts(self, names: Sequence[str]) -> DescriptionBank:
-        described = {name: self._draw(name) for name in names if name in self.bank.main}
-        again = self.options.noise_source != "bank" or self.options.recompute_noise
-        whole = 0 if again else 1  # what is made again after loading is made from the same sentences
-        chosen = {name: both[whole] for name, both in described.items()}
-        main, noise = ({name: getattr(t, kind) for name, t in chosen.items()} for kind in ("main", "noise"))
+        # What is drawn or clustered anew after loading needs all sentences; otherwise those that were drawn are enough.
+        whole = self.options.noise_source != "bank" or self.options.recompute_noise
+        described = [name for name in names if name in self.bank.main]
+        texts = {name: self.bank.of(name, self.template) if whole else self._draw(name) for name in described}
+        main, noise = {name: own.main for name, own in texts.items()}, {name: own.noise for name, own in texts.items()}
         return DescriptionBank(main, noise, self.bank.source)
 
     # ---- prompts and features --------------------------------------------------------------------------------------
@@ -354,7 +361,7 @@ class ANPrompt(LowRankProjection, SmallForm):
         both = words[o.decision], words[o.decision_new]
         return both[0] if both[0] == both[1] else f"{both[0]}; new classes: {both[1]}"
 
-    # ---- the small form --------------------------------------------------------------------------------------------
+    # ---- the baked form --------------------------------------------------------------------------------------------
 
     def small_tensors(self) -> dict[str, Tensor]:
         """The tokens that prompts and maps give, ``(layers, K, D)`` for each tower."""
