@@ -216,7 +216,7 @@ def load_adapter(
     device: torch.device | None = None,
     precision: str = "auto",
 ) -> tuple[Method, dict[str, Any]]:
-    """Load an adapter and put its classes in front of it; return (method, document).
+    """Load an adapter with its classes; return (method, document).
 
     backbone: a loaded one, or where to find it now; by default the place that the adapter was trained with.
     device: where to run; by default where the backbone is.

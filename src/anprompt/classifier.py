@@ -203,7 +203,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         progress: Progress | None = None,
         each: Callable[[Sequence[Item], torch.Tensor], None] | None = None,
     ) -> dict[str, Any]:
-        """Accuracy on labelled data of the classes of ``subset``, put in front of the tuned prompts by their names.
+        """Accuracy of the tuned prompts on labelled data, over the classes of its ``subset``, known or new, by name.
 
         split: one of the data's, or ``"all"`` of them together.
         among: the classes to choose among: those of the photos (``"data"``), or those and ``classes_`` (``"all"``).
@@ -314,7 +314,7 @@ class PromptClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         return source is not None and source.keeps_wording(self.about_.get("data", {}).get("benchmark"))
 
     def _wording(self, names: Sequence[str], source: DataSource | None) -> tuple[str, DescriptionBank]:
-        """The template and the sentences that classes ``names`` of ``source`` are put in front of the prompts with."""
+        """The template and the sentences that word classes ``names`` of ``source``."""
         if source is not None and self.is_elsewhere(source):  # as the field does, and as records say
             own = bank_for(self.texts, source)
             return source.template, own if own.main else self.method_.bank

@@ -49,7 +49,7 @@ def find(name: str) -> type[Method]:
 
 
 def find_preset(method: type[Method], preset: str | None) -> Preset:
-    """The preset of that name, or the method's first one for ``None``."""
+    """The preset of that name, or the method's first one for ``None``; :class:`UserError` for an unknown name."""
     if preset is None:
         return next(iter(method.presets.values()))
     if preset not in method.presets:
@@ -95,7 +95,7 @@ def create(
     seed: int = 1,
     **options: Any,
 ) -> Method:
-    """Build a method and put ``class_names`` in front of it, ready for ``losses`` and ``logits``.
+    """Build a method for the training classes ``class_names``, ready for ``losses`` and ``logits``.
 
     name: registered name. texts: description bank. photos: for methods that need ``"training photos"``.
     preset: one of the method's presets. options: the method's own.

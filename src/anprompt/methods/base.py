@@ -1,4 +1,4 @@
-"""What every method is: learnable prompts on a frozen backbone, described as data.
+"""The interface of all methods: learnable parameters on a frozen backbone, losses for training, logits for prediction.
 
 A method file defines one subclass of :class:`Method`; defining it registers it. The training loop, the adapter file and
 the command line only know this interface. A method knows no data set, no file format and no command.
@@ -47,13 +47,14 @@ class Photos(Protocol):
 
 @dataclass
 class ClassBlock:
-    """A list of classes that were put in front of a method together.
+    """Classes that a method got together, with everything of them that is frozen.
 
     Logits are computed block by block, so classes added later leave the earlier ones' logits exactly as they were.
 
-    sentences: what runs against the prompts, by default ``plain``. plain: the templated names, tokenised; ``None`` for
-    classes of which only weights are kept. extra: what else the method keeps per class. trained: whether the method was
-    trained on these classes.
+    sentences: tokenised texts that are encoded under the method's prompts, by default ``plain``.
+    plain: the template filled with the class names, tokenised. Both are ``None`` for baked classes.
+    extra: further tensors that the method keeps of these classes, by name.
+    trained: whether the method was trained on them.
     """
 
     names: tuple[str, ...]
@@ -67,7 +68,7 @@ class ClassBlock:
     def frozen(self) -> Tensor:
         """``(C, d)``: unit features of ``plain`` without prompts, computed when first read: most methods never do."""
         assert self.plain is not None
-        plain = copy.copy(self.plain)  # which leaves what training keeps of the same sentences where it is
+        plain = copy.copy(self.plain)  # it keeps frozen activations for one plan at a time: those of training stay
         with torch.no_grad():
             return F.normalize(plain.features(), dim=-1)
 
@@ -75,19 +76,21 @@ class ClassBlock:
 class Method(nn.Module, ABC):
     """Base of all methods. Learnables are the module's parameters; frozen prompts are persistent buffers.
 
-    backbone: frozen; not a sub-module, so it is in neither ``parameters()`` nor ``state_dict()``.
-    seed: for everything drawn before training (initial values come from torch's global generator, see ``create``).
-    baked: the classes of which only weights are kept since :meth:`bake`; ``None`` before.
+    Of an object:
+        backbone: frozen; not a sub-module, so it is in neither ``parameters()`` nor ``state_dict()``.
+        seed: of everything drawn before training (initial values come from torch's global generator, see ``create``).
+        blocks: the classes to choose among. learned: names of the classes it was trained on, whatever ``blocks`` hold.
+        baked: after :meth:`bake`, the classes of which only weights are kept; ``None`` before.
 
-    learned: names of the classes that it was trained on, whatever classes are in front of it.
-
-    needs: ``"descriptions"`` of all classes or, of those of training alone, ``"descriptions in training"``;
-    ``"training photos"`` before training (:meth:`see` gets them).
-    supports_new_classes, only_known: whether other classes than those of training are possible, and why not.
-    What batches of training have besides: ``views``, how many further augmentations of the same photos, as ``"views"``
-    ``(V, B, 3, H, W)``; ``chance``, whether ``"chance"``, one number in [0, 1) for each step; ``plain``, whether
-    ``"plain"``, frozen unit features ``(B, d)`` of the photos without augmentation.
-    rows_per: tensors that have one row for each training ``"class"`` or ``"photo"``, by name; made with none.
+    Declared by a method's class:
+        needs: ``"descriptions"`` of all classes, or ``"descriptions in training"`` of the training classes alone;
+            ``"training photos"``, which :meth:`see` gets before training.
+        supports_new_classes: whether it can be asked about classes that it was not trained on. only_known: why not.
+        views, chance, plain: what training batches hold besides pixels and labels. ``"views"`` ``(V, B, 3, H, W)``: so
+            many further augmentations of the same photos. ``"chance"``: one random number in [0, 1) a step.
+            ``"plain"`` ``(B, d)``: frozen unit features of the photos without augmentation.
+        rows_per: names of tensors with one row for each training ``"class"`` or ``"photo"``; they are made without
+            rows, and :meth:`make_room` gives them theirs.
     """
 
     name: ClassVar[str] = ""
@@ -125,16 +128,16 @@ class Method(nn.Module, ABC):
 
     @property
     def class_names(self) -> list[str]:
-        """Names of all classes in front of the method, in the order of the logits' columns."""
+        """Names of the classes to choose among, in the order of the logits' columns."""
         return [name for block in self.blocks for name in block.names]
 
     def make_block(self, names: Sequence[str], *, trained: bool) -> ClassBlock:
-        """Build what is frozen of the classes ``names``, from ``self.bank``. Methods extend this."""
+        """Build the block of classes ``names`` from the sentences in ``self.bank``. Methods extend this."""
         plain = Sentences(self.backbone, [self.bank.fill(self.template, name) for name in names])
         return ClassBlock(tuple(names), plain, plain, trained=trained)
 
     def start(self, names: Sequence[str], bank: DescriptionBank) -> None:
-        """Put the training classes in front of the method, before training."""
+        """Set the classes to train on. bank: their sentences. Methods extend this with what they prepare from both."""
         self.make_room({"class": len(names)})
         self.bank, self.learned = bank, tuple(names)
         self.blocks = [self.make_block(names, trained=True)]
@@ -164,7 +167,7 @@ class Method(nn.Module, ABC):
         """Called by the loop before each epoch (counted from 0)."""
 
     def heaviest_epoch(self, epochs: int) -> int:
-        """Which of ``epochs`` (counted from 0) has the steps that take most: memory and time are estimated by it."""
+        """The epoch (from 0, of ``epochs``) with the most expensive steps: memory and time are estimated from it."""
         return 0
 
     def with_classes(
@@ -276,13 +279,13 @@ class Method(nn.Module, ABC):
         losses["total"].backward()  # type: ignore[no-untyped-call]
 
     def after_step(self) -> None:
-        """Called by the loop after each step of the optimiser: what a method keeps of a step it writes down here."""
+        """Called by the loop after each step of the optimiser, for state that is updated from the last batch."""
 
     def end_epoch(self, epoch: int, epochs: int) -> None:
-        """Called by the loop after each epoch (counted from 0) of ``epochs``, before the state is written."""
+        """Called by the loop after each epoch (counted from 0) of ``epochs``, before the checkpoint is written."""
 
     def training_state(self) -> dict[str, Tensor]:
-        """What continuing a run needs beside ``state_dict()``, by name; a written state is copied into these tensors.
+        """Tensors that resuming a run needs beside ``state_dict()``, by name; a checkpoint is copied back into them.
 
         Unlike buffers, they do not become part of the adapter.
         """
@@ -296,21 +299,21 @@ class Method(nn.Module, ABC):
 
     @abstractmethod
     def class_weights(self, block: ClassBlock) -> Tensor:
-        """What ``block_logits`` needs per class, e.g. unit text features ``(C, d)``: the costly part of the text."""
+        """What ``block_logits`` needs of the classes, e.g. unit text features ``(C, d)``. Costly, hence kept."""
 
     def block_logits(self, features: Tensor, block: ClassBlock) -> Tensor:
         """Logits ``(B, C)`` of image features ``(B, d)`` for one block."""
         return self.backbone.logit_scale * features @ self.kept_weights(block).T
 
     def kept_weights(self, block: ClassBlock) -> Tensor:
-        """``class_weights``, computed once and dropped as soon as any tensor changes."""
+        """``class_weights``, computed once and again as soon as any parameter or buffer has changed."""
         state = tuple((t.data_ptr(), t._version) for t in (*self.parameters(), *self.buffers()))
         if block.kept is None or block.kept[0] != state:
             block.kept = (state, self.class_weights(block))
         return block.kept[1]
 
     def text_rows(self, block: ClassBlock) -> Tensor:
-        """One row for each class, ``(C, ·)``: what a change of wording moves. Methods with other weights replace it."""
+        """One row for each class, ``(C, ·)``: measures how far rewording moves a class. By default its weights."""
         return self.kept_weights(block)
 
     @torch.no_grad()
@@ -331,5 +334,5 @@ class Method(nn.Module, ABC):
         return self.baked is not None and self.baked.keeps(name, self.bank, self.template)
 
     def decision(self) -> str:
-        """Which logits decide, in words, for result files."""
+        """Which logits predictions are made from, in words, for result files."""
         return "logits"

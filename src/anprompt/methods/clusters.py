@@ -20,15 +20,15 @@ def cosine_centres(rows: Tensor, k: int, seed: int = 0) -> Tensor:
     for _ in range(RESTARTS):
         centres = x[torch.randint(len(x), (1,), generator=generator)]
         while len(centres) < k:
-            far = (1 - x @ centres.T).amin(dim=1).clamp_min(0) + 1e-12
+            far = (1 - x @ centres.T).amin(dim=1).clamp_min(0) + 1e-12  # (N,) distance to the nearest centre
             centres = torch.cat([centres, x[torch.multinomial(far, 1, generator=generator)]])
         nearest = torch.full((len(x),), -1)
         for _ in range(STEPS):
-            before, nearest = nearest, (x @ centres.T).argmax(dim=1)
+            before, nearest = nearest, (x @ centres.T).argmax(dim=1)  # (N,)
             if torch.equal(nearest, before):
                 break
-            sums = torch.zeros_like(centres).index_add(0, nearest, x)
-            filled = torch.bincount(nearest, minlength=k)[:, None] > 0  # an empty one stays where it is
+            sums = torch.zeros_like(centres).index_add(0, nearest, x)  # (k, d)
+            filled = torch.bincount(nearest, minlength=k)[:, None] > 0  # (k, 1); an empty one stays where it is
             centres = torch.where(filled, F.normalize(sums, dim=1), centres)
         value = float((x @ centres.T).amax(dim=1).sum())
         if value > best:

@@ -71,6 +71,7 @@ class ProGrad(ContextMethod):
         return {"total": cross_entropy, "cross_entropy": cross_entropy, "zero_shot_alignment": alignment}
 
     def backward(self, losses: Mapping[str, Tensor]) -> None:
+        """(4): a gradient of its own for each parameter, so two backward passes."""
         parameters = [p for p in self.parameters() if p.requires_grad]
         general = torch.autograd.grad(losses["zero_shot_alignment"], parameters, retain_graph=True)
         special = torch.autograd.grad(losses["cross_entropy"], parameters)

@@ -1,4 +1,4 @@
-"""The small form of a method, for prediction: what its prompts come to, and one weight vector per class."""
+"""Baking: a small form of a method, for prediction only: its prompt tokens, and one weight vector per class."""
 
 from __future__ import annotations
 
