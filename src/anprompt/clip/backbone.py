@@ -30,7 +30,7 @@ class Cache(Protocol):
     def fetch(self, pixels: Tensor, block: int, compute: Callable[[Tensor], Tensor]) -> Tensor:
         """The input ``(B, 1 + M, D)`` of ``block``, kept or from ``compute(pixels)``.
 
-        One more than the last block stands for the features ``(B, C)`` that the whole tower gives without prompts.
+        One more than the last block stands for the features ``(B, d)`` that the whole tower gives without prompts.
         """
         ...
 
@@ -39,8 +39,8 @@ class Cache(Protocol):
 class ImageFeatures:
     """What one pass over a batch of images gives; fp32, not normalised unless said otherwise.
 
-    cls: ``(B, C)``, the projected class token. prompts: ``(B, K, D)``, the outputs of the inserted prompt tokens after
-    the final norm, not projected; ``None`` without insertion after CLS. frozen: ``(B, C)``, what the encoder gives
+    cls: ``(B, d)``, the projected class token. prompts: ``(B, K, D)``, the outputs of the inserted prompt tokens after
+    the final norm, not projected; ``None`` without insertion after CLS. frozen: ``(B, d)``, what the encoder gives
     without prompts, when asked for.
     """
 
@@ -53,7 +53,7 @@ class ImageFeatures:
 class LocalFeatures:
     """Outputs of all tokens of an image; fp32, projected, not normalised.
 
-    cls: ``(B, C)``. tokens: ``(B, L, C)``, CLS first, prompts where the plan puts them. attention, when asked for:
+    cls: ``(B, d)``. tokens: ``(B, L, d)``, CLS first, prompts where the plan puts them. attention, when asked for:
     ``(B, L)``, of CLS to all tokens in the last block, mean over heads; it sums to 1.
     """
 
@@ -184,12 +184,12 @@ class Backbone(nn.Module):
 
     @torch.no_grad()
     def encode_image(self, pixels: Tensor) -> Tensor:
-        """Frozen image features of normalised pixels ``(B, 3, H, W)``: ``(B, C)``, unit length."""
+        """Frozen image features of normalised pixels ``(B, 3, H, W)``: ``(B, d)``, unit length."""
         return F.normalize(self.images(pixels).cls, dim=-1)
 
     @torch.no_grad()
     def encode_text(self, texts: Sequence[str], batch: int = 256) -> Tensor:
-        """Frozen text features: ``(N, C)``, unit length. Sentences of like length run together."""
+        """Frozen text features: ``(N, d)``, unit length. Sentences of like length run together."""
         order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
         out = torch.empty(len(texts), self.config.joint_width, device=self.device)
         for start in range(0, len(texts), batch):
@@ -257,8 +257,8 @@ class Backbone(nn.Module):
         number, inside = tower.depth, plan.inside(tower.depth)
         block = tower.block(number)
         rows = x.new_zeros(len(x), 1, dtype=torch.long) if values else None  # beside the value path CLS alone is read
-        out = tower.read(tower.run(x, number, number, replace(plan, writes=()), rows))  # (B, L or 1, C)
-        tokens = tower.read(plan.adapt(number, block.value_path(x, inside))) if values else out  # (B, L, C)
+        out = tower.read(tower.run(x, number, number, replace(plan, writes=()), rows))  # (B, L or 1, d)
+        tokens = tower.read(plan.adapt(number, block.value_path(x, inside))) if values else out  # (B, L, d)
         attended = None
         if attention:
             allowed = None if plan.allowed is None else plan.allowed(x.shape[1]).to(x.device)

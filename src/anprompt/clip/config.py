@@ -24,7 +24,7 @@ class TowerConfig:
 
 @dataclass(frozen=True)
 class ClipConfig:
-    """Sizes of both towers. ``joint_width`` C is the width of the shared embedding."""
+    """Sizes of both towers. ``joint_width`` d is the width of the shared embedding."""
 
     vision: TowerConfig
     text: TowerConfig

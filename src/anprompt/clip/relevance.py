@@ -21,7 +21,7 @@ from anprompt.clip.watch import Reading, reader
 def relevance(
     backbone: Backbone, pixels: Tensor, score: Callable[[Tensor], Tensor], plan: PromptPlan = NO_PROMPTS
 ) -> tuple[Tensor, Tensor]:
-    """Map ``(B, h, w)`` of the patches' relevance and class-token features ``(B, C)`` of normalised pixels.
+    """Map ``(B, h, w)`` of the patches' relevance and class-token features ``(B, d)`` of normalised pixels.
 
     pixels: ``(B, 3, H, W)``. score: from the features, not normalised, to one number. With the normed tokens ``a`` that
     come into the last block the map is ``relu(Σ_d α_d a_d)``, α the mean over the patches of the score's gradient; no

@@ -7,7 +7,7 @@ Exact short cuts, all possible because the text tower is causal:
 - blocks below the first prompt run once and are kept, because nothing in them can learn;
 - in the last block only EOT gets a query and an MLP.
 
-N sentences, V variants of prompts, S shared rows, T packed rows in all, D tower width, C joint width.
+N sentences, V variants of prompts, S shared rows, T packed rows in all, D tower width, d joint width.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Sentences:
         return int(self.ids.shape[0])
 
     def features(self, plan: PromptPlan = NO_PROMPTS) -> Tensor:
-        """Encode all sentences under ``plan``: ``(N, C)``, fp32, not normalised; gradients reach the plan.
+        """Encode all sentences under ``plan``: ``(N, d)``, fp32, not normalised; gradients reach the plan.
 
         With ``backbone.class_chunk`` set, that many sentences run at a time when gradients are wanted, and their
         activations are made again in the backward pass: less memory for about a third more time in the text tower.
@@ -87,7 +87,7 @@ class Sentences:
         return out
 
     def variants(self, plan: PromptPlan) -> Tensor:
-        """Encode all sentences under each of V variants of ``plan``: ``(V, N, C)``, fp32, not normalised.
+        """Encode all sentences under each of V variants of ``plan``: ``(V, N, d)``, fp32, not normalised.
 
         Here tokens ``(V, K, D)`` are one set for each variant (at least one write has them), and ``(K, D)`` the same
         for all. What the sentences share runs once for each variant. Several variants run together; with

@@ -1,7 +1,7 @@
 """The two transformers of CLIP (Radford et al. 2021, https://arxiv.org/abs/2103.00020), runnable in spans.
 
 Written anew rather than wrapped, because running parts of a tower with inserted tokens is what this project exists for.
-Blocks are numbered from 1. Shapes: B images or N sentences, L tokens, D tower width, C joint width.
+Blocks are numbered from 1. Shapes: B images or N sentences, L tokens, D tower width, d joint width.
 """
 
 from __future__ import annotations
@@ -121,7 +121,8 @@ class Block(nn.Module):
             q, k = qkv[:, 0, :d], qkv[..., d : 2 * d]
         else:
             q, k = F.linear(h[:, 0], weight[:d], bias[:d]), F.linear(h, weight[d : 2 * d], bias[d : 2 * d])
-        q, k = q.float().unflatten(-1, (self.heads, -1)), k.float().unflatten(-1, (self.heads, -1))
+        q = q.float().view(len(x), self.heads, -1)  # (B, H, D/H)
+        k = k.float().view(*x.shape[:2], self.heads, -1)  # (B, L, H, D/H)
         scores = torch.einsum("bhc,blhc->bhl", q, k) * (d // self.heads) ** -0.5  # (B, H, L)
         if allowed is not None:
             scores = scores.masked_fill(~allowed[0], -torch.inf)
@@ -194,13 +195,13 @@ class VisionTower(Tower):
 
     def __init__(self, config: ClipConfig) -> None:
         super().__init__(config.vision, causal=False)
-        d = config.vision.width
-        self.patch = nn.Conv2d(3, d, config.patch_size, config.patch_size, bias=False)
-        self.cls = nn.Parameter(torch.zeros(d))
-        self.position = nn.Parameter(torch.zeros(config.patches + 1, d))
-        self.ln_pre = nn.LayerNorm(d, eps=config.vision.eps)
-        self.ln_post = nn.LayerNorm(d, eps=config.vision.eps)
-        self.projection = nn.Linear(d, config.joint_width, bias=False)
+        width = config.vision.width
+        self.patch = nn.Conv2d(3, width, config.patch_size, config.patch_size, bias=False)
+        self.cls = nn.Parameter(torch.zeros(width))
+        self.position = nn.Parameter(torch.zeros(config.patches + 1, width))
+        self.ln_pre = nn.LayerNorm(width, eps=config.vision.eps)
+        self.ln_post = nn.LayerNorm(width, eps=config.vision.eps)
+        self.projection = nn.Linear(width, config.joint_width, bias=False)
 
     def embed(self, pixels: Tensor) -> Tensor:
         """Turn normalised pixels ``(B, 3, H, W)`` into the input ``(B, 1 + M, D)`` of block 1; index 0 is CLS."""
@@ -215,7 +216,7 @@ class VisionTower(Tower):
         return out
 
     def read(self, tokens: Tensor) -> Tensor:
-        """Final norm and projection of outputs ``(..., D)`` to the joint space ``(..., C)``, not normalised."""
+        """Final norm and projection of outputs ``(..., D)`` to the joint space ``(..., d)``, not normalised."""
         out: Tensor = self.projection(self.norm(tokens))
         return out
 
@@ -225,14 +226,14 @@ class TextTower(Tower):
 
     def __init__(self, config: ClipConfig) -> None:
         super().__init__(config.text, causal=True)
-        d = config.text.width
+        width = config.text.width
         # from zeros: on shapes alone a random start imports PyTorch's compiler, which takes two seconds
         self.token = nn.Embedding.from_pretrained(  # type: ignore[no-untyped-call]
-            torch.zeros(config.vocabulary, d)
+            torch.zeros(config.vocabulary, width)
         )
-        self.position = nn.Parameter(torch.zeros(config.context, d))
-        self.ln_final = nn.LayerNorm(d, eps=config.text.eps)
-        self.projection = nn.Linear(d, config.joint_width, bias=False)
+        self.position = nn.Parameter(torch.zeros(config.context, width))
+        self.ln_final = nn.LayerNorm(width, eps=config.text.eps)
+        self.projection = nn.Linear(width, config.joint_width, bias=False)
 
     def embed(self, ids: Tensor) -> Tensor:
         """Turn token ids ``(N, L)`` into the input ``(N, L, D)`` of block 1."""
@@ -240,6 +241,6 @@ class TextTower(Tower):
         return tokens
 
     def read(self, tokens: Tensor) -> Tensor:
-        """Final norm and projection of EOT outputs ``(..., D)`` to ``(..., C)``, not normalised."""
+        """Final norm and projection of EOT outputs ``(..., D)`` to ``(..., d)``, not normalised."""
         out: Tensor = self.projection(self.ln_final(tokens))
         return out
