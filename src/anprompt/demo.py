@@ -48,6 +48,7 @@ def run_demo(out: Path, seeds: Sequence[int], data: str = DATA, progress: Progre
     """Train on the base half of the toy world's classes, test on both halves, and write everything into ``out``.
 
     Returns a record with ``zero_shot``, ``runs`` (one per seed), ``mean`` and the paths written.
+    Raises :class:`UserError` when ``out`` cannot be written or holds files that no demo wrote.
     """
     check_writable(out)
     check_outputs(out, [SHEET], RECORD)

@@ -188,7 +188,7 @@ def _try_file(folder: Path) -> None:
 
 
 def check_file_writable(file: Path) -> None:
-    """The same for a single output file."""
+    """:func:`check_writable` for a single output file."""
     if file.is_dir():
         raise UserError(f"'{file}' is a folder; give a file for the output.")
     check_writable(file.parent)

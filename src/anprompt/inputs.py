@@ -34,6 +34,7 @@ def as_source(
     Pictures are paths, PIL images, arrays or tensors, as in :func:`anprompt.batches.list_pictures`; labels are text,
     whole numbers or truth values.
     classes: that the labels are taken from; by default those that occur. known: what the user calls these classes.
+    Raises :class:`UserError` for data that cannot be used, missing labels, and labels that are none of ``classes``.
     """
     if isinstance(data, DataSource | str | Path):
         if labels is not None:

@@ -116,7 +116,7 @@ def _check_order(adapter: str, others: Sequence[str], command: str) -> None:
 
 
 def class_list(classes: str | None, classes_file: str | None) -> list[str] | None:
-    """The class names that were given, or ``None``."""
+    """The class names that were given, or ``None``; :class:`UserError` for too few, empty or repeated ones."""
     if classes is not None and classes_file is not None:
         raise UserError("Give --classes or --classes-file, not both.")
     if classes is not None:

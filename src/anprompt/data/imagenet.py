@@ -95,7 +95,7 @@ def load_imagenet(benchmark: Benchmark, folder: Path) -> DataSource:
 
 
 def find_class_list(benchmark: Benchmark, folder: Path) -> Path:
-    """``classnames.txt`` in the data set's folder, else in ImageNet's beside it."""
+    """``classnames.txt`` in the data set's folder, else in ImageNet's beside it; :class:`UserError` without one."""
     imagenet = find_folder(find_benchmark("imagenet"), folder.parent)
     places = [folder, *([imagenet] if imagenet is not None and imagenet != folder else [])]
     for place in places:
@@ -108,7 +108,11 @@ def find_class_list(benchmark: Benchmark, folder: Path) -> Path:
 
 
 def read_class_list(file: Path) -> list[ClassName]:
-    """Read ``n01440764 tench`` lines, sorted by id. Names may be shared, ids may not."""
+    """Read ``n01440764 tench`` lines, sorted by id. Names may be shared, ids may not.
+
+    Raises:
+        UserError: an unreadable file, or (all together) other lines, repeated ids, another number of classes.
+    """
     try:
         lines = file.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
@@ -133,7 +137,11 @@ def read_class_list(file: Path) -> list[ClassName]:
 
 
 def read_split(benchmark: Benchmark, folder: Path, listed: list[ClassName]) -> Split:
-    """List the pictures of the class folders in ``folder``, by class number, sorted by name."""
+    """List the pictures of the class folders in ``folder``, by class number, sorted by name.
+
+    Raises:
+        UserError: folders of classes that ImageNet does not have.
+    """
     numbers = {entry.id: i for i, entry in enumerate(listed)}
     if benchmark.numbered:
         numbers |= {str(i): i for i in range(len(listed))}

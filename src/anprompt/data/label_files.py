@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from anprompt.data.class_rules import last_word_first
 from anprompt.errors import UserError
 
 LabelFile = Callable[[Path, Sequence[str]], dict[str, tuple[str, str]] | None]
@@ -18,7 +19,7 @@ LabelFile = Callable[[Path, Sequence[str]], dict[str, tuple[str, str]] | None]
 
 def flower_labels(root: Path, pictures: Sequence[str]) -> dict[str, tuple[str, str]] | None:
     """102 Category Flowers: the class number of ``image_00001.jpg``, … in ``imagelabels.mat``, or the name of its
-    folder; names in ``cat_to_name.json``."""
+    folder; names in ``cat_to_name.json``. :class:`UserError` without readable names."""
     names_file, labels_file = root / "cat_to_name.json", root / "imagelabels.mat"
     if not names_file.is_file():
         raise UserError(
@@ -52,7 +53,7 @@ def car_annotations(root: Path, pictures: Sequence[str]) -> dict[str, tuple[str,
     if not all(file.is_file() for file in (meta, *lists.values())):
         return None
     # The year stands first in the names that everybody uses: "2012 Audi TTS Coupe".
-    names = [" ".join([*name.split()[-1:], *name.split()[:-1]]) for name in map(str, _read_mat(meta)["class_names"])]
+    names = [last_word_first(" ".join(str(name).split())) for name in _read_mat(meta)["class_names"]]
     number = {
         (folder, str(row["fname"])): int(row["class"])
         for folder, file in lists.items()

@@ -35,6 +35,7 @@ class RunLog:
         self.rows.append(json.dumps(row))
 
     def flush(self) -> None:
+        """Write the rows that were added since; :class:`UserError` when the system refuses."""
         if self.path is not None and self.rows:
             try:
                 with self.path.open("a", encoding="utf-8") as file:
