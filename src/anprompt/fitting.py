@@ -189,15 +189,15 @@ def prepare(
     backbone = given.in_precision(chosen.precision, device)
     template = asked.template or source.template
     common = {"preset": preset_name, "template": template, "seed": seed, **options}
-    # Layers outside the tower, a template without a place for the name, names that are too long: known by now.
-    plan = methods.build(asked.method, backbone, **common)
+    # Before any photo is read: layers outside the tower, a template without {}, and names that are too long raise here.
+    trial = methods.build(asked.method, backbone, **common)
     backbone.tokenizer(fill(template, source.classes))
-    if plan.trainable and recipe.only_warms_up:
+    if trial.trainable and recipe.only_warms_up:
         note(
             f"every step learns at the warm-up rate {recipe.warmup_lr:g}, none at {recipe.lr:g}: set "
             f"--recipe.warmup_epochs (now {recipe.warmup_epochs}) below --recipe.epochs (now {recipe.epochs})"
         )
-    needed = plan.trainable or "training photos" in kind.needs
+    needed = trial.trainable or "training photos" in kind.needs
     drawn = _draw(whole, asked.subset, shots, seed) if needed else []
     images, used = _read(source, drawn, backbone.transform.crop, recipe, asked.bad_images, progress)
 

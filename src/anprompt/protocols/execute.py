@@ -19,7 +19,7 @@ from anprompt.clip import Backbone, load_backbone
 from anprompt.clip.cache import ActivationCache
 from anprompt.files import atomic_path, locked
 from anprompt.protocols.declare import learns
-from anprompt.protocols.plan import is_done, is_record, open_source
+from anprompt.protocols.plan import has_record, is_done, open_source
 from anprompt.protocols.runs import Bench, Evaluation, Task
 from anprompt.results import make_record, write_record
 from anprompt.settings import Note, Progress, cache_for, find_device, note
@@ -66,7 +66,7 @@ def execute(task: Task, bench: Bench, progress: Progress | None = None) -> Done:
         trained: tuple[PromptClassifier, dict[str, Any]] | None = None
         for evaluation in left:
             trained = trained or _trained(task, bench, progress)
-            record = _evaluate(evaluation, task, *trained, bench, progress)
+            record = _evaluate(evaluation, *trained, bench, progress)
             write_record(out / evaluation.file, record)
             done.records[str(evaluation.file)] = record
         if bench.discard:
@@ -119,9 +119,8 @@ def _facts(fit: dict[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _evaluate(
-    evaluation: Evaluation, task: Task, classifier: PromptClassifier, fit: dict[str, Any], bench: Bench,
-    progress: Progress | None,
-) -> dict[str, Any]:  # fmt: skip
+    evaluation: Evaluation, classifier: PromptClassifier, fit: dict[str, Any], bench: Bench, progress: Progress | None
+) -> dict[str, Any]:
     target = evaluation.target
     source = open_source(target.data, bench.data_root)
     classifier.method_ = classifier.method_.deciding_by(evaluation.config["settings"]["options"])
@@ -156,5 +155,5 @@ def bring_back(done: Done, out: Path) -> None:
         with atomic_path(out / name) as part:
             part.write_bytes(content)
     for name, record in done.records.items():
-        if not is_record(out / name, record["config_sha256"]):
+        if not has_record(out / name, record["config_sha256"]):
             write_record(out / name, record)

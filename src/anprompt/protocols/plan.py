@@ -87,11 +87,11 @@ def make_plan(runs: Sequence[Run], bench: Bench, weights_hash: str) -> Plan:
 
 def is_done(out: Path, evaluation: Evaluation) -> bool:
     """Whether the record of an evaluation is there."""
-    return is_record(out / evaluation.file, evaluation.sha256)
+    return has_record(out / evaluation.file, evaluation.sha256)
 
 
-def is_record(file: Path, sha256: str) -> bool:
-    """Whether a file is the record of a configuration. A damaged one counts as absent, and is replaced."""
+def has_record(file: Path, sha256: str) -> bool:
+    """Whether a file is the record of the configuration with this hash. A damaged one counts as absent."""
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
         return bool(record["config_sha256"] == sha256 and "accuracy" in record)

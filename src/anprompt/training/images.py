@@ -35,7 +35,7 @@ class TrainingImages:
         return transform([self.images[row].permute(1, 2, 0).numpy() for row in rows])
 
 
-class Photos(Sequence[Tensor]):
+class DecodedPhotos(Sequence[Tensor]):
     """Photos as uint8 ``(3, h, w)``, decoded once. What exceeds ``limit`` bytes is decoded again whenever it is asked
     for, to the same bits: a thousand classes of photos do not fit everywhere."""
 
@@ -46,7 +46,7 @@ class Photos(Sequence[Tensor]):
         self.items: list[Item] = []
 
     def see(self, item: Item) -> None:
-        """Decode a photo, and keep it if there is room. Raises ``BadImage``."""
+        """Decode a photo, and keep it if there is room. Raises :class:`BadImage`."""
         photo = self._decode(item)
         with self._lock:
             if item.path not in self._kept and photo.nbytes <= self._free:
@@ -105,7 +105,7 @@ def read_images(
     if limit is None:
         free = memory_free(torch.device("cpu"))
         limit = MOST if free is None else min(MOST, free // 4)
-    photos = Photos(decode, limit)
+    photos = DecodedPhotos(decode, limit)
     verified = verify_images(drawn, photos.see, on_bad, progress)
     photos.items = verified.good
     labels = torch.tensor([item.label for item in verified.good], dtype=torch.int64)
