@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import TYPE_CHECKING, Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from anprompt.errors import Problems, UserError, did_you_mean
 
-T = TypeVar("T")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+T = TypeVar("T", bound="DataclassInstance")
 
 
 def option(default: Any, help: str, *, low: float | None = None, high: float | None = None) -> Any:
@@ -57,8 +60,9 @@ def build_options(cls: type[T], given: Mapping[str, Any], owner: str) -> T:
     """Fill the dataclass ``cls`` from ``given``; all unknown names, wrong types and ranges are reported at once.
 
     owner: whose options these are, for the message, e.g. ``"method 'anprompt'"``.
+    Raises :class:`UserError`.
     """
-    fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
+    fields = {f.name: f for f in dataclasses.fields(cls)}
     hints = get_type_hints(cls)
     problems = Problems(f"Options of {owner}:")
     values: dict[str, Any] = {}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from anprompt.results.compare import Comparison, differences, from_differences
-from anprompt.results.grid import BySeed, Value, summary
+from anprompt.results.grid import Seed, Value, summary
 from anprompt.results.metrics import harmonic_mean
 
 MEASURES = {"all": "accuracy on all classes", "base": "base", "new": "new", "hm": "HM"}
@@ -24,7 +24,7 @@ class Entrant:
 
     method: str
     new_classes: bool
-    scores: dict[str, BySeed] = field(default_factory=dict)
+    scores: dict[str, dict[Seed, float]] = field(default_factory=dict)
     seconds: float = 0.0
     memory: int | None = None
     adapter: int | None = None
@@ -54,7 +54,7 @@ def bake_off(records: Iterable[Mapping[str, Any]], open_methods: Sequence[str]) 
         config, fit = record["config"], record["fit"]
         name = config["method"]
         entrant = entrants.setdefault(name, Entrant(name, name in open_methods))
-        entrant.scores.setdefault(config["target_subset"], {})[config["seed"]] = record["accuracy"]  # type: ignore[index]
+        entrant.scores.setdefault(config["target_subset"], {})[config["seed"]] = record["accuracy"]
         if config["protocol"] == "few-shot":
             costs.setdefault(name, []).append(fit["seconds"])
             entrant.memory, entrant.adapter = fit["memory"], fit["adapter_bytes"]
@@ -79,13 +79,12 @@ def advice(entrants: Sequence[Entrant]) -> list[str]:
     """When to take which method, in sentences that say no more than the numbers do."""
     said = []
     for measure, what in (("all", "For the classes at hand"), ("hm", "If classes are to be added later")):
-        ranked = sorted(
-            (e for e in entrants if e.value(measure) is not None), key=lambda e: -e.value(measure).mean  # type: ignore[union-attr]
-        )  # fmt: skip
+        means = {e.method: value.mean for e in entrants if (value := e.value(measure)) is not None}
+        ranked = sorted((e for e in entrants if e.method in means), key=lambda e: -means[e.method])
         if len(ranked) < 2:
             continue
         first, second = ranked[0], ranked[1]
-        best, next_best = first.value(measure).mean, second.value(measure).mean  # type: ignore[union-attr]
+        best, next_best = means[first.method], means[second.method]
         if f"{best:.1f}" == f"{next_best:.1f}":
             said.append(f"{what}, {first.method} and {second.method} are equal ({MEASURES[measure]} {best:.1f} %).")
         else:
