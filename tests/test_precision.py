@@ -104,7 +104,9 @@ def test_a_cuda_device_uses_what_it_has_without_measuring(supported: bool, monke
 
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", answer)
     assert choose_precision("auto", on("cuda")).precision == ("bf16" if supported else "fp32")
-    assert asked == [False], "imitated bf16 is slow"
+    choice = choose_precision("auto", on("cpu"), device=torch.device("cuda"))  # before anything is there
+    assert choice.precision == ("bf16" if supported else "fp32")
+    assert asked == [False, False], "imitated bf16 is slow"
 
 
 def test_an_adapter_runs_as_it_was_trained_unless_bf16_is_slow_here(measured: Measure) -> None:
@@ -112,6 +114,7 @@ def test_an_adapter_runs_as_it_was_trained_unless_bf16_is_slow_here(measured: Me
     assert precision_of_adapter("fp32", "auto", here) == Choice("fp32")
     assert precision_of_adapter("bf16", "bf16", here) == Choice("bf16"), "asked for"
     assert precision_of_adapter("bf16", "auto", on("cuda")) == Choice("bf16")
+    assert precision_of_adapter("bf16", "auto", here, torch.device("cuda")) == Choice("bf16")
     measured(1.2)  # too little to choose it, enough to keep it
     assert precision_of_adapter("bf16", "auto", here) == Choice("bf16")
     measured(0.4)

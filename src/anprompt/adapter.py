@@ -236,8 +236,7 @@ def load_adapter(
     chosen = Choice(precision)
     if precision == "auto":
         asked = (document.get("recipe") or {}).get("precision", "auto")
-        placed = backbone.in_precision("fp32", device)
-        chosen = precision_of_adapter(document.get("precision", "fp32"), asked, placed)
+        chosen = precision_of_adapter(document.get("precision", "fp32"), asked, backbone, device)
     if chosen.why:
         note(chosen.why)
     backbone = backbone.in_precision(chosen.precision, device)

@@ -180,10 +180,9 @@ def prepare(
     if recipe.compile != "off" and device.type == "cpu":
         note("compiling takes minutes and makes a step on a CPU hardly faster (docs/speed.md)")
     given = loaded(asked.backbone)
-    backbone = given.in_precision("fp32", device)
-    weights_hash = backbone.weights_hash
+    weights_hash = given.weights_hash
     kept = kept_precision(folder) if folder is not None and resume else None
-    chosen = choose_precision(recipe.precision, backbone, kept)
+    chosen = choose_precision(recipe.precision, given, kept, device)
     if chosen.why:
         note(chosen.why)
     backbone = given.in_precision(chosen.precision, device)

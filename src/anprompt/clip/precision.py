@@ -40,8 +40,10 @@ class Choice:
     why: str = ""
 
 
-def choose_precision(asked: str, backbone: Backbone, kept: str | None = None) -> Choice:
-    """Resolve ``asked``, ``"fp32"``, ``"bf16"`` or ``"auto"``, for ``backbone`` on the device where it is.
+def choose_precision(
+    asked: str, backbone: Backbone, kept: str | None = None, device: torch.device | None = None
+) -> Choice:
+    """Resolve ``asked``, ``"fp32"``, ``"bf16"`` or ``"auto"``, for ``backbone`` on ``device`` or where it is.
 
     ``"auto"`` is fp32 for towers narrower than 256; otherwise bf16 on CUDA devices that have it, and on other devices
     if it was measured to be at least 1.25 times faster. It is the same again in every run on the same machine.
@@ -51,7 +53,7 @@ def choose_precision(asked: str, backbone: Backbone, kept: str | None = None) ->
         return Choice(asked)
     if kept is not None:
         return Choice(kept)
-    device, config = backbone.device, backbone.config
+    device, config = device or backbone.device, backbone.config
     if is_narrow(backbone):
         return Choice("fp32")
     if device.type == "cuda":
@@ -66,14 +68,15 @@ def choose_precision(asked: str, backbone: Backbone, kept: str | None = None) ->
     return Choice("fp32", speedup, why)
 
 
-def precision_of_adapter(trained: str, asked: str, backbone: Backbone) -> Choice:
+def precision_of_adapter(trained: str, asked: str, backbone: Backbone, device: torch.device | None = None) -> Choice:
     """The precision for predicting with an adapter: the one it was ``trained`` in, so that its answers stay the same.
 
-    asked: what its recipe asked for. bf16 that ``"auto"`` picked on another machine is not kept where it is slower
-    than fp32.
+    asked: what its recipe asked for. device: where it will predict; ``None``: where the backbone is. bf16 that
+    ``"auto"`` picked on another machine is not kept where it is slower than fp32.
     """
-    if trained == "bf16" and asked == "auto" and backbone.device.type != "cuda":
-        speedup = round(bf16_speedup(backbone.device, backbone.config), 2)
+    device = device or backbone.device
+    if trained == "bf16" and asked == "auto" and device.type != "cuda":
+        speedup = round(bf16_speedup(device, backbone.config), 2)
         if speedup < 1:
             why = f"trained in bf16, which is {speedup:.1f} times as fast here as fp32: the towers run in fp32 instead"
             return Choice("fp32", speedup, why)

@@ -98,6 +98,7 @@ def bench(
     from anprompt.protocols.runs import Bench
     from anprompt.protocols.sanity import check_zero_shot, zero_shot_runs
     from anprompt.report import console
+    from anprompt.settings import find_device
 
     cores = cores_each(jobs, threads)
     if datasets is None and data_root is None:
@@ -113,13 +114,13 @@ def bench(
     check_writable(Path(out))
     backbone = backbone_for(backbone, names_in(datasets) or ["all published"])
     setting = Bench(backbone, out, data_root, texts, device, cache, cache_limit, discard, cores)
-    loaded = backbone_of(backbone, device)
+    place, loaded = find_device(device), backbone_of(backbone)
     plan = make_plan(runs, setting, loaded.weights_hash)
     first = make_plan(zero_shot_runs(asked, loaded.source, plan.sources), setting, loaded.weights_hash)
     for difference in dict.fromkeys(text for data in plan.sources.values() for text in data.differs):
         console.note(f"{difference}: results do not compare with published ones.")
     if dry_run:
-        return _say_estimate(plan, loaded, setting, jobs, json)
+        return _say_estimate(plan, loaded.in_precision("fp32", place), setting, jobs, json)
     done = len(plan.records)
     console.note(f"{len(plan.evaluations)} evaluations, {done} of them done already; {len(plan.tasks)} runs to do.")
     if executor == "ray":

@@ -66,6 +66,7 @@ def compare(
     from anprompt.protocols.runs import Bench
     from anprompt.report import console
     from anprompt.results.bakeoff import advice, bake_off, photos_tested
+    from anprompt.settings import find_device
 
     cores = cores_each(jobs, threads)
     entered = names_in(methods)
@@ -79,7 +80,8 @@ def compare(
     check_writable(Path(out))
     backbone = backbone_for(backbone, [data])
     setting = Bench(backbone, out, data_root, texts, device, threads=cores)
-    plan = make_plan(runs, setting, backbone_of(backbone, device).weights_hash)
+    find_device(device)  # before anything is loaded
+    plan = make_plan(runs, setting, backbone_of(backbone).weights_hash)
     failures = carry_out_with_bars(plan, setting, Machines(jobs=jobs))
     files = [Path(out) / evaluation.file for evaluation in plan.evaluations]
     records = [json_format.loads(file.read_text(encoding="utf-8")) for file in files if file.exists()]

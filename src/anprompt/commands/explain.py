@@ -14,6 +14,7 @@ from anprompt.commands.use import class_list
 from anprompt.errors import Problems, UserError, did_you_mean
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor
 
     from anprompt.analysis.panels import Panel
@@ -109,8 +110,8 @@ def explain(
     names = _names(adapter, class_list(classes, classes_file), backbone, text, chosen is not None)
     _check_classes(names, class_, against, text)
     where = None if adapter is not None and backbone is None else backbone_for(backbone, list(map(str, paths)))
-    frozen = None if where is None else load_backbone(where).to(find_device(device))
-    methods, words = _methods(adapter, frozen, names, template, device)
+    loaded = None if where is None else load_backbone(where)
+    methods, words = _methods(adapter, loaded, names, template, find_device(device))
     pictures = _read(list(zip(paths, figures, strict=True)), methods[-1][1].backbone, bad_images)
     panels = _panels(methods, text, chosen, found, seed, change_name)
     rows: list[dict[str, Any]] = []
@@ -197,7 +198,7 @@ def _check_classes(names: Sequence[str], class_: str | None, against: str | None
 
 
 def _methods(
-    adapter: str | None, backbone: Backbone | None, names: list[str], template: str | None, device: str
+    adapter: str | None, backbone: Backbone | None, names: list[str], template: str | None, device: torch.device
 ) -> tuple[list[tuple[str, Method]], bool]:
     """Zero-shot, then the adapter, over the same classes; and whether words can be left out of what the last reads."""
     from anprompt import methods
@@ -206,9 +207,8 @@ def _methods(
 
     if adapter is None:
         assert backbone is not None
-        return [
-            ("zero-shot", methods.create("zero-shot", backbone, names, template=template or DEFAULT_TEMPLATE))
-        ], True
+        placed = backbone.in_precision("fp32", device)
+        return [("zero-shot", methods.create("zero-shot", placed, names, template=template or DEFAULT_TEMPLATE))], True
     estimator = PromptClassifier.load(adapter, backbone, device=device)
     if estimator.method_.class_names != names:
         estimator = estimator.with_classes(names)

@@ -110,7 +110,7 @@ def robustness(
         raise source.nothing_to_test("test")
     bank = bank_for(texts, source)
     folders = list(dict.fromkeys(map(str.strip, adapter.split(",")))) if adapter is not None else []
-    frozen = _backbone(folders, backbone, device, data)
+    frozen = _backbone(folders, backbone, data)
     items = spread(source.splits["test"], samples)
     wording = template or source.template
     material = Material(found, analysis.noise_sentences(bank, source.classes, wording))
@@ -155,11 +155,10 @@ def _check_numbers(wordings: int, samples: int, seed: int, strength: float | Non
     problems.raise_if_any()
 
 
-def _backbone(folders: Sequence[str], given: str | None, device: str, data: str) -> Backbone:
+def _backbone(folders: Sequence[str], given: str | None, data: str) -> Backbone:
     """The one backbone that all adapters belong to. :class:`UserError` if they do not share it."""
     from anprompt.adapter import own_backbone, read_document
     from anprompt.clip import load_backbone
-    from anprompt.settings import find_device
 
     documents = [read_document(folder) for folder in folders]
     problems = Problems("These adapters cannot be compared:")
@@ -170,8 +169,8 @@ def _backbone(folders: Sequence[str], given: str | None, device: str, data: str)
             problems.add(f"'{folder}' belongs to another backbone than '{folders[0]}'")
     problems.raise_if_any()
     if given is None and documents:
-        return own_backbone(folders[0], documents[0]).to(find_device(device))
-    return load_backbone(backbone_for(given, [data])).to(find_device(device))
+        return own_backbone(folders[0], documents[0])
+    return load_backbone(backbone_for(given, [data]))
 
 
 def _methods(
@@ -184,6 +183,7 @@ def _methods(
     """
     from anprompt import methods
     from anprompt.classifier import PromptClassifier
+    from anprompt.settings import find_device
 
     classes = list(source.classes)
     tuned: list[tuple[str, Method]] = []
@@ -191,7 +191,7 @@ def _methods(
         method = PromptClassifier.load(folder, backbone, device=device, texts=texts).facing(source).method_
         alone = len(folders) == 1 and method.name != "zero-shot"
         tuned.append((method.name if alone else f"{method.name} ({folder})", method))
-    backbone = tuned[0][1].backbone if tuned else backbone
+    backbone = tuned[0][1].backbone if tuned else backbone.in_precision("fp32", find_device(device))
     frozen = [("zero-shot", methods.create("zero-shot", backbone, classes, template=template))]
     if bank is not None and bank.main:
         described = methods.create("zero-shot", backbone, classes, texts=bank, template=template, text="descriptions")

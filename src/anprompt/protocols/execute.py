@@ -22,7 +22,7 @@ from anprompt.protocols.declare import learns
 from anprompt.protocols.plan import has_record, is_done, open_source
 from anprompt.protocols.runs import Bench, Evaluation, Task
 from anprompt.results import make_record, write_record
-from anprompt.settings import Note, Progress, cache_for, find_device, note
+from anprompt.settings import Note, Progress, cache_for, note
 from anprompt.training.capacity import sharing
 from anprompt.training.checkpoint import FILE
 
@@ -39,9 +39,10 @@ class Done:
 
 
 @lru_cache(maxsize=1)
-def backbone_of(name: str, device: str) -> Backbone:
-    """The backbone of all runs, loaded once per process."""
-    return load_backbone(name).to(find_device(device))
+def backbone_of(name: str) -> Backbone:
+    """The backbone of all runs, loaded once per process. It stays on the CPU: a run puts what it needs on its device,
+    where fp32 weights would otherwise lie beside those in bf16."""
+    return load_backbone(name)
 
 
 @lru_cache(maxsize=1)
@@ -81,7 +82,7 @@ def execute(task: Task, bench: Bench, progress: Progress | None = None) -> Done:
 def _trained(task: Task, bench: Bench, progress: Progress | None) -> tuple[PromptClassifier, dict[str, Any]]:
     """The trained classifier, from its adapter if there is one, and what its record should say of the training."""
     run, folder = task.run, Path(bench.out) / task.adapter
-    backbone = backbone_of(bench.backbone, bench.device)
+    backbone = backbone_of(bench.backbone)
     if (folder / DOCUMENT).exists() and (folder / FIT_RECORD).exists():
         fit = json.loads((folder / FIT_RECORD).read_text(encoding="utf-8"))
         cache = _cache(bench.cache, bench.cache_limit)
