@@ -70,7 +70,7 @@ def read_weights(given: Any, count: int) -> npt.NDArray[np.float64]:
     Raises :class:`UserError` for what is no list of so many numbers, and for all that are negative or not finite.
     """
     try:
-        weights = np.asarray(given, np.float64)
+        weights = np.asarray(given.detach().cpu() if isinstance(given, torch.Tensor) else given, np.float64)
     except (TypeError, ValueError):
         raise UserError("sample_weight must be a list of numbers, one for each picture.") from None
     if weights.shape != (count,):
