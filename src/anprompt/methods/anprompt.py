@@ -164,7 +164,7 @@ class ANPrompt(LowRankProjection, SmallForm):
         if o.projection == "low-rank":
             self.start_low_rank(clip_projection, rank=64)
         else:
-            random_projection = torch.randn_like(clip_projection) * d_vision**-0.5
+            random_projection = torch.randn(clip_projection.shape) * d_vision**-0.5  # the same on every device
             self.projection = nn.Parameter(
                 clip_projection.clone() if o.projection == "clip" else random_projection
             )  # P_r (d, D)
