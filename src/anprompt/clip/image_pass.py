@@ -13,6 +13,7 @@ from torch import Tensor
 from anprompt.clip.kernels import Packing
 from anprompt.clip.plan import PromptPlan
 from anprompt.clip.towers import VisionTower
+from anprompt.clip.transfer import sent
 
 
 def run_images(tower: VisionTower, tokens: Tensor, first: int, last: int) -> Tensor:
@@ -84,7 +85,7 @@ class _Pictures:
         shared = None if self.waiting is None else block.keys_values(self.waiting, inside)
         read = None
         if prompts is not None:
-            places = torch.tensor([0, *range(length, length + prompts)], device=self.x.device)
+            places = sent(torch.tensor([0, *range(length, length + prompts)]), self.x.device)
             read = (torch.arange(b, device=self.x.device)[:, None] * self.own + places).flatten()  # (B·(1 + K),)
         packing = Packing.equal(b, self.own)
         self.x = plan.adapt(number, block.packed(self.x, packing, False, shared, read, inside))

@@ -23,6 +23,7 @@ from torch.utils.checkpoint import checkpoint
 
 from anprompt.clip.kernels import Packing
 from anprompt.clip.plan import PromptPlan, PromptWrite
+from anprompt.clip.transfer import sent
 
 if TYPE_CHECKING:
     from anprompt.clip.backbone import Backbone
@@ -47,7 +48,8 @@ class Sentences:
         self._backbone = backbone
         ids = backbone.tokenizer(texts, truncate=truncate)  # (N, context)
         eot = (ids == backbone.config.eot_id).int().argmax(dim=1)  # (N,) first EOT of each
-        self.ids, self.eot = ids.to(backbone.device), eot.to(backbone.device)
+        self.ids, self.eot = sent(ids, backbone.device), sent(eot, backbone.device)
+        self.longest = int(eot.max()) + 1  # tokens of the longest sentence, EOT included; steps read it without waiting
         same = (ids == ids[0]).all(dim=0).int()
         prefix = min(int(same.cumprod(0).sum()), int(eot.min()))  # EOT is always a sentence's own row
         lengths: list[int] = (eot + 1 - prefix).tolist()
@@ -116,11 +118,11 @@ class Sentences:
         """Where each sentence is in packed order, ``(N,)``."""
         back = torch.empty(len(self), dtype=torch.long)
         back[self._order] = torch.arange(len(self))
-        return back.to(device)
+        return sent(back, device)
 
     def _plain(self, plan: PromptPlan) -> Tensor:
         """Without short cuts that an adapter's reach would break: the longest sentence and ``reach`` tokens more."""
-        tower, length = self._backbone.text, int(self.eot.max()) + 1 + plan.reach
+        tower, length = self._backbone.text, self.longest + plan.reach
         chunk = self._backbone.class_chunk
 
         def run(ids: Tensor, eot: Tensor) -> Tensor:
@@ -191,11 +193,11 @@ class Sentences:
 
         order: for each sentence, which of a write's tokens ``(·, K, D)`` are its.
         """
-        tower = self._backbone.text
+        tower, which = self._backbone.text, sent(torch.tensor(order), x.device)
         for number, step in enumerate(steps, start=first):
-            x, groups = _edit(x, groups, order, step)
+            x, groups = _edit(x, groups, which, step)
             packing = Packing(tuple(groups))
-            read = packing.last_rows().to(x.device) if number == tower.depth else None
+            read = sent(packing.last_rows(), x.device) if number == tower.depth else None
             x = tower.block(number).packed(x, packing, True, step.shared, read, plan.inside(number))
             x = plan.adapt(number, x)
         return x
@@ -211,9 +213,7 @@ class Sentences:
         ]
 
 
-def _edit(
-    x: Tensor, groups: list[tuple[int, int]], order: list[int], step: _Step
-) -> tuple[Tensor, list[tuple[int, int]]]:
+def _edit(x: Tensor, groups: list[tuple[int, int]], order: Tensor, step: _Step) -> tuple[Tensor, list[tuple[int, int]]]:
     """Own rows ``(T, D)`` and their groups after a step's rows moved in and its writes happened."""
     if step.moved is None and not step.writes:
         return x, groups

@@ -81,7 +81,7 @@ class CoOp(ContextMethod):
         assert block.sentences is not None
         text, ids = self.backbone.text, block.sentences.ids
         end = block.sentences.eot - 1  # (C,) of the full stop, behind the second half of the context
-        first, last = 1 + before, int(end.max())
+        first, last = 1 + before, block.sentences.longest - 2
         at = torch.arange(first, last, device=ids.device)  # (L,) from the class name to the longest context's end
         which = at - (end[:, None] - m)  # (C, L) number of the context vector that belongs there; elsewhere words stay
         inside = (which >= before) & (which < m)

@@ -29,6 +29,7 @@ from torch import Tensor, nn
 
 from anprompt.clip import Backbone, BlockAdapter, Sentences
 from anprompt.clip.plan import Place, PromptPlan
+from anprompt.clip.transfer import sent
 from anprompt.methods.base import ClassBlock, Method, Preset
 from anprompt.methods.ensemble import unit_means
 from anprompt.methods.options import option
@@ -156,11 +157,12 @@ class LwEIB(Method):
 
     def losses(self, batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
         labels = batch["labels"]
-        drawn = self.draw(labels.tolist(), float(batch["chance"]) if "chance" in batch else 0.0)
+        known: list[int] = batch.get("host_labels", labels).tolist()
+        drawn = self.draw(known, float(batch["chance"]) if "chance" in batch else 0.0)
         column = {c: i for i, c in enumerate(drawn.classes)}
         f_v = self._image_features(batch["pixels"], self._plan("vision", drawn.scales["vision"]))
         f_t = self._encode(drawn.sentences, self._plan("text", drawn.scales["text"]))
-        columns = torch.tensor([column[c] for c in labels.tolist()], device=labels.device)
+        columns = sent(torch.tensor([column[c] for c in known]), labels.device)
         loss = F.cross_entropy(self.backbone.logit_scale * f_v @ f_t.T, columns)  # (e)
         return {"total": loss, "cross_entropy": loss}
 

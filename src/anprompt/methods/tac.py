@@ -141,7 +141,7 @@ class TAC(Method):
 
     def _allowed(self, length: int) -> Tensor:
         """Which of the ``length`` tokens may attend to which: patches not to cluster tokens."""
-        allowed = torch.ones(length, length, dtype=torch.bool)
+        allowed = torch.ones(length, length, dtype=torch.bool, device=self.backbone.device)
         patches = self.backbone.config.patches
         allowed[1 : 1 + patches, 1 + patches : 1 + patches + self.options.clusters] = False
         return allowed

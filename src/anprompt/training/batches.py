@@ -11,10 +11,12 @@ import torch
 from torch import Tensor
 
 from anprompt.clip import ImageTransform
+from anprompt.clip.transfer import pinned, sent
 from anprompt.training.images import TrainingImages
 from anprompt.training.recipe import Recipe
 
 T = TypeVar("T")
+ON_HOST = ("chance", "host_labels")  # numbers that steps read: from the device, they would have to be waited for
 
 
 def generator_for(*parts: object) -> torch.Generator:
@@ -60,9 +62,10 @@ def augmented_batches(
 ) -> Iterator[tuple[int, dict[str, Tensor]]]:  # fmt: skip
     """Yield (step, batch) for the steps of ``epoch`` from ``first`` on.
 
-    A batch has ``"pixels"``, ``(B, 3, H, W)``, and ``"labels"``, ``(B,)``, on ``device``. With ``views`` it also has
-    ``"views"``, ``(V, B, 3, H, W)``, so many further augmentations of the same photos; with ``chance``, ``"chance"``,
-    one number in [0, 1) for the step; with ``plain``, rows ``(n, ·)`` for all photos, ``"plain"``, those of its photos.
+    A batch has ``"pixels"``, ``(B, 3, H, W)``, and ``"labels"``, ``(B,)``, on ``device``; if that is not the CPU, also
+    ``"host_labels"``, the labels on the CPU. With ``views`` it has ``"views"``, ``(V, B, 3, H, W)``, so many further
+    augmentations of the same photos; with ``chance``, ``"chance"``, one number in [0, 1) for the step, on the CPU; with
+    ``plain``, rows ``(n, ·)`` for all photos, ``"plain"``, those of its photos.
     """
     order = epoch_order(len(data), recipe.batch, seed, epoch)
 
@@ -76,17 +79,17 @@ def augmented_batches(
         chosen = order[step]
         images = [data.images[i] for i in chosen.tolist()]
         batch = {"pixels": augmented(images, step), "labels": data.labels[chosen]}  # (B, 3, H, W), (B,)
+        if device.type != "cpu":
+            batch["host_labels"] = batch["labels"]
         if views:
             batch["views"] = torch.stack([augmented(images, step, "view", view) for view in range(views)])
         if chance:
             batch["chance"] = torch.rand((), generator=generator_for(seed, epoch, step, "chance"))
         if plain is not None:
             batch["plain"] = plain[chosen]
-        if device.type == "cuda":  # only a copy from pinned memory lets the host go on meanwhile
-            return {name: tensor.pin_memory() for name, tensor in batch.items()}
-        return batch
+        return {name: tensor if name in ON_HOST else pinned(tensor, device) for name, tensor in batch.items()}
 
     steps = range(first, len(order))
     made = one_ahead(make, steps) if prefetches(device) else map(make, steps)
     for step, batch in zip(steps, made, strict=True):
-        yield step, {name: tensor.to(device, non_blocking=device.type == "cuda") for name, tensor in batch.items()}
+        yield step, {name: tensor if name in ON_HOST else sent(tensor, device) for name, tensor in batch.items()}

@@ -108,7 +108,7 @@ def blank_batch(method: Method, size: int, device: str | torch.device) -> dict[s
     if method.views:
         batch["views"] = torch.empty(method.views, size, 3, side, side, device=device)
     if method.chance:
-        batch["chance"] = torch.tensor(0.5, device=labels.device)
+        batch["chance"] = torch.tensor(0.5)
     if method.plain:
         batch["plain"] = torch.empty(size, method.backbone.config.joint_width, device=labels.device)
     return batch
