@@ -41,6 +41,7 @@ MORE: Mapping[str, tuple[str, dict[str, Any], str, int | None]] = {
     "coop, name in the middle": ("coop", {"position": "middle"}, "fp32", None),
     "hicropl, frozen maps": ("hicropl", {"preset": "code"}, "fp32", None),
     "lweib in bf16": ("lweib", {"negatives": 0}, "bf16", None),
+    "prograd": ("prograd", {"start": ""}, "fp32", None),  # else its first direction is rounding: it starts as zero-shot
     "tip-adapter, trained": ("tip-adapter", {"preset": "trained", "choose": "leave-one-out"}, "fp32", None),
 }
 CASES = {method.name: (method.name, dict[str, Any](), "fp32", None) for method in methods.available()} | dict(MORE)

@@ -30,11 +30,13 @@ def outcomes() -> dict[str, str | None]:
     return dict(json.loads(line) for line in done.stdout.splitlines())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_is_trained_and_used_elsewhere(name: str) -> None:
     assert outcomes()[name] is None
 
 
+@pytest.mark.slow
 def test_other_options_and_precisions_elsewhere() -> None:
     others = outcomes().keys() - set(METHODS)
     assert len(others) > 5
