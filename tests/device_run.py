@@ -132,7 +132,7 @@ def _all(
     backbone.class_chunk, terms = chunk, list[dict[str, float]]()
     if method.trainable:
         method.start_epoch(0)
-        if mode is not None:
+        if mode is not None and (chunk or backbone.precision == "bf16"):  # enough of them: it takes its time
             plan = plan_memory(method, 2, recipe=RECIPE)
             assert plan.step is not None, plan.unknown
         terms = steps(method, data, mode)
